@@ -1,0 +1,207 @@
+/* file.c - files mapped, read, and replaced in one step. */
+#include "recalld/base.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int fail(struct err *err, const char *path, const char *what)
+{
+    enum err_code code = errno == ENOENT ? ERR_NOT_FOUND : ERR_IO;
+
+    return err_set(err, code, "%s: %s: %s", path, what, strerror(errno));
+}
+
+/* ---- reading ------------------------------------------------------------------- */
+
+int file_map(struct mapped *m, const char *path, struct err *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC), result = -1;
+    struct stat st;
+    void *p;
+
+    *m = (struct mapped){NULL, 0};
+    if (fd == -1)
+        return fail(err, path, "cannot open");
+    if (fstat(fd, &st) == -1) {
+        fail(err, path, "cannot stat");
+    } else if (!S_ISREG(st.st_mode)) {
+        err_set(err, ERR_IO, "%s: not a regular file", path);
+    } else if (st.st_size == 0) {
+        result = 0;
+    } else if ((p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0)) == MAP_FAILED) {
+        fail(err, path, "cannot map");
+    } else {
+        *m = (struct mapped){p, (size_t)st.st_size};
+        result = 0;
+    }
+    close(fd);
+    return result;
+}
+
+void file_unmap(struct mapped *m)
+{
+    if (m->len > 0)
+        munmap((void *)m->bytes, m->len);
+    *m = (struct mapped){NULL, 0};
+}
+
+/* Reads to the end, whatever stat says: pipes and /proc have no size. One byte beyond `max` is
+ * asked for, to notice that there is more. */
+static int read_all(int fd, const char *path, size_t max, struct buf *out, struct err *err)
+{
+    size_t got = 0;
+
+    for (;;) {
+        size_t room = max - got < 65536 ? max - got + 1 : 65536;
+        ssize_t n;
+
+        buf_reserve(out, room);
+        n = read(fd, out->p + out->len, room);
+        if (n == 0)
+            return 0;
+        if (n == -1 && errno == EINTR)
+            continue;
+        if (n == -1)
+            return fail(err, path, "cannot read");
+        if ((size_t)n > max - got)
+            return err_set(err, ERR_LIMIT, "%s: more than %zu bytes", path, max);
+        out->len += (size_t)n;
+        got += (size_t)n;
+    }
+}
+
+int file_read(const char *path, size_t max, struct buf *out, struct err *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC), result;
+    size_t before = out->len;
+
+    if (fd == -1)
+        return fail(err, path, "cannot open");
+    result = read_all(fd, path, max, out, err);
+    if (result == -1)
+        out->len = before;
+    close(fd);
+    return result;
+}
+
+/* ---- writing ------------------------------------------------------------------- */
+
+static int write_all(int fd, const char *p, size_t len)
+{
+    while (len > 0) {
+        ssize_t n = write(fd, p, len);
+
+        if (n == -1 && errno == EINTR)
+            continue;
+        if (n == -1)
+            return -1;
+        p += n;
+        len -= (size_t)n;
+    }
+    return 0;
+}
+
+/* "a/b" -> "a", "/b" -> "/", "b" -> "."; caller frees. */
+static char *parent(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    if (slash == NULL)
+        return xstrdup(".");
+    return slash == path ? xstrdup("/") : xstrndup(path, (size_t)(slash - path));
+}
+
+/* A rename lasts only once the folder is on the disk too. Some file systems refuse to sync a
+ * folder; there is nothing better to do then. */
+static void sync_folder_of(const char *path)
+{
+    char *dir = parent(path);
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd != -1) {
+        fsync(fd);
+        close(fd);
+    }
+    free(dir);
+}
+
+static int write_synced(const char *path, const void *bytes, size_t len, struct err *err)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    int result = 0;
+
+    if (fd == -1)
+        return fail(err, path, "cannot create");
+    if (write_all(fd, bytes, len) == -1 || fsync(fd) == -1)
+        result = fail(err, path, "cannot write");
+    if (close(fd) == -1 && result == 0)
+        result = fail(err, path, "cannot write");
+    return result;
+}
+
+int file_write(const char *path, const void *bytes, size_t len, struct err *err)
+{
+    uint64_t unique = clock_ns();
+    char *beside;
+    int result;
+
+    if (getrandom(&unique, sizeof unique, GRND_NONBLOCK) == -1)
+        unique ^= (uint64_t)getpid() << 32;
+    beside = xasprintf("%s.%016llx.tmp", path, (unsigned long long)unique);
+    result = write_synced(beside, bytes, len, err);
+    if (result == 0 && rename(beside, path) == -1)
+        result = fail(err, path, "cannot rename into place");
+    if (result == 0)
+        sync_folder_of(path);
+    else
+        unlink(beside);
+    free(beside);
+    return result;
+}
+
+static int make_folder(const char *path, struct err *err)
+{
+    struct stat st;
+
+    if (mkdir(path, 0777) == 0)
+        return 0;
+    if (errno != EEXIST)
+        return fail(err, path, "cannot create folder");
+    if (stat(path, &st) == -1 || !S_ISDIR(st.st_mode))
+        return err_set(err, ERR_IO, "%s: is in the way: not a folder", path);
+    return 0;
+}
+
+int file_mkdirs(const char *path, struct err *err)
+{
+    char *part = xstrdup(path);
+    int result = 0;
+
+    for (char *p = part; *p != '\0' && result == 0; p++) {
+        if (*p == '/' && p > part) {
+            *p = '\0';
+            result = make_folder(part, err);
+            *p = '/';
+        }
+    }
+    if (result == 0)
+        result = make_folder(part, err);
+    free(part);
+    return result;
+}
+
+char *path_join(const char *dir, const char *name)
+{
+    size_t len = strlen(dir);
+
+    if (name[0] == '/' || len == 0)
+        return xstrdup(name);
+    return xasprintf("%s%s%s", dir, dir[len - 1] == '/' ? "" : "/", name);
+}
