@@ -1,0 +1,227 @@
+/* vec.c - float32 arithmetic in one fixed order.
+ *
+ * Sixteen lanes are held in PARTS vectors of the width the machine has registers for. The width
+ * changes the speed and never which lane an element goes to, so never the order of an addition. */
+#include "recalld/vec.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define LANES 16
+#ifdef __AVX__
+#define WIDTH 8
+#else
+#define WIDTH 4
+#endif
+#define PARTS (LANES / WIDTH)
+typedef float part __attribute__((vector_size(WIDTH * sizeof(float))));
+
+/* Macros, not functions: a vector this wide has no calling convention on every machine. */
+#define LOAD(v, p) memcpy(&(v), (p), sizeof(v))
+#define STORE(p, v) memcpy((p), &(v), sizeof(v))
+
+/* ---- sums --------------------------------------------------------------------- */
+
+/* Lanes 0..15 folded in halves: l + (l + 8), then + 4, + 2, + 1. */
+static float fold(const float *sum)
+{
+    float a[8], b[4];
+
+    for (int l = 0; l < 8; l++)
+        a[l] = sum[l] + sum[l + 8];
+    for (int l = 0; l < 4; l++)
+        b[l] = a[l] + a[l + 4];
+    return (b[0] + b[2]) + (b[1] + b[3]);
+}
+
+float vec_dot(const float *a, const float *b, size_t n)
+{
+    part sum[PARTS] = {{0}}, x, y;
+    float out[LANES];
+    size_t i = 0;
+
+    for (; i + LANES <= n; i += LANES)
+        for (int p = 0; p < PARTS; p++) {
+            LOAD(x, a + i + p * WIDTH);
+            LOAD(y, b + i + p * WIDTH);
+            sum[p] = sum[p] + x * y;
+        }
+    memcpy(out, sum, sizeof out);
+    for (size_t l = 0; i < n; i++, l++)
+        out[l] = out[l] + a[i] * b[i];
+    return fold(out);
+}
+
+void vec_dots(float *out, const float *a, const float *const *rows, size_t at, size_t n_rows,
+              size_t n)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        out[r] = vec_dot(a, rows[r] + at, n);
+}
+
+float vec_norm(const float *a, size_t n)
+{
+    return sqrtf(vec_dot(a, a, n));
+}
+
+void vec_normalise(float *out, const float *a, size_t n, float floor)
+{
+    float norm = vec_norm(a, n);
+    float by = norm > floor ? norm : floor;
+
+    for (size_t i = 0; i < n; i++)
+        out[i] = a[i] / by;
+}
+
+void vec_axpy(float *y, float c, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = y[i] + c * x[i];
+}
+
+/* Columns i .. i + SUM_PARTS * WIDTH, held in registers while the rows pass by. */
+#define SUM_PARTS 8
+static void sum_tile(float *out, const float *w, const float *const *rows, size_t at,
+                     size_t n_rows)
+{
+    part sum[SUM_PARTS] = {{0}}, x;
+
+    for (size_t r = 0; r < n_rows; r++)
+        for (int p = 0; p < SUM_PARTS; p++) {
+            LOAD(x, rows[r] + at + p * WIDTH);
+            sum[p] = sum[p] + w[r] * x;
+        }
+    for (int p = 0; p < SUM_PARTS; p++)
+        STORE(out + p * WIDTH, sum[p]);
+}
+
+void vec_weighted_sum(float *out, const float *w, const float *const *rows, size_t at,
+                      size_t n_rows, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + SUM_PARTS * WIDTH <= n; i += SUM_PARTS * WIDTH)
+        sum_tile(out + i, w, rows, at + i, n_rows);
+    if (i < n)
+        memset(out + i, 0, (n - i) * sizeof *out);
+    for (size_t r = 0; i < n && r < n_rows; r++)
+        vec_axpy(out + i, w[r], rows[r] + at + i, n - i);
+}
+
+/* ---- exponential ---------------------------------------------------------------- */
+
+#define EXP_LOW (-87.3f)
+#define EXP_HIGH 88.3f
+#define LOG2_E 1.44269504f
+/* ln 2 in two parts: the first has 9 bits, so that n times it is exact for every n in use. */
+#define LN2_HIGH 0.693359375f
+#define LN2_LOW (-2.12194440e-4f)
+/* Adding and subtracting 1.5 * 2^23 rounds to an integer, which then sits in the low bits. */
+#define ROUNDER 12582912.0f
+#define ROUNDER_BITS 0x4b400000
+
+void vec_exp(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float in = x[i];
+        float v = in < EXP_LOW ? EXP_LOW : in;
+        float shifted, whole, r, p, scale;
+        int32_t bits;
+
+        v = v > EXP_HIGH ? EXP_HIGH : v;
+        shifted = v * LOG2_E + ROUNDER;
+        whole = shifted - ROUNDER;
+        r = (v - whole * LN2_HIGH) - whole * LN2_LOW;
+        /* Taylor to r^7: |r| <= 0.347, so the rest is below 6e-9. */
+        p = 1.0f / 5040;
+        p = p * r + 1.0f / 720;
+        p = p * r + 1.0f / 120;
+        p = p * r + 1.0f / 24;
+        p = p * r + 1.0f / 6;
+        p = p * r + 0.5f;
+        p = p * (r * r) + r;
+        p = p + 1.0f;
+        memcpy(&bits, &shifted, sizeof bits);
+        bits = (int32_t)((uint32_t)(bits - ROUNDER_BITS + 127) << 23);
+        memcpy(&scale, &bits, sizeof scale);
+        p = p * scale;
+        p = in < EXP_LOW ? 0.0f : p;
+        p = in > EXP_HIGH ? INFINITY : p;
+        x[i] = p;
+    }
+}
+
+void vec_softmax(float *x, size_t n)
+{
+    float most = -INFINITY, sum;
+    float lane[LANES] = {0};
+
+    for (size_t i = 0; i < n; i++)
+        most = x[i] > most ? x[i] : most;
+    for (size_t i = 0; i < n; i++)
+        x[i] = x[i] - most;
+    vec_exp(x, n);
+    for (size_t i = 0; i < n; i++)
+        lane[i % LANES] += x[i];
+    sum = fold(lane);
+    for (size_t i = 0; i < n; i++)
+        x[i] = x[i] / sum;
+}
+
+/* ---- affine map ------------------------------------------------------------------ */
+
+/* `rows` (1 to 4) rows against sixteen columns; every output adds its products in the order of c. */
+#define AFFINE_ROWS 4
+static inline __attribute__((always_inline)) void affine_tile(float *out, size_t ldo, const float *x,
+                                                              size_t ldx, int rows, const float *w,
+                                                              size_t ldw, size_t d)
+{
+    part sum[AFFINE_ROWS][PARTS] = {{{0}}}, row[PARTS];
+
+    for (size_t c = 0; c < d; c++) {
+        for (int p = 0; p < PARTS; p++)
+            LOAD(row[p], w + c * ldw + p * WIDTH);
+        for (int r = 0; r < rows; r++)
+            for (int p = 0; p < PARTS; p++)
+                sum[r][p] = sum[r][p] + x[(size_t)r * ldx + c] * row[p];
+    }
+    for (int r = 0; r < rows; r++)
+        for (int p = 0; p < PARTS; p++)
+            STORE(out + (size_t)r * ldo + p * WIDTH, sum[r][p]);
+}
+
+/* The same for a tail of fewer than sixteen columns, one output at a time, in the same order. */
+static void affine_tail(float *out, size_t ldo, const float *x, size_t ldx, size_t rows,
+                        const float *w, size_t ldw, size_t d, size_t columns)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (size_t j = 0; j < columns; j++) {
+            float sum = 0;
+
+            for (size_t c = 0; c < d; c++)
+                sum = sum + x[r * ldx + c] * w[c * ldw + j];
+            out[r * ldo + j] = sum;
+        }
+}
+
+void vec_affine(float *out, size_t ldo, const float *x, size_t ldx, size_t rows, const float *w,
+                const float *bias, size_t d, size_t m)
+{
+    size_t j = 0;
+
+    for (; j + LANES <= m; j += LANES) {
+        size_t r = 0;
+
+        for (; r + AFFINE_ROWS <= rows; r += AFFINE_ROWS)
+            affine_tile(out + r * ldo + j, ldo, x + r * ldx, ldx, AFFINE_ROWS, w + j, m, d);
+        for (; r < rows; r++)
+            affine_tile(out + r * ldo + j, ldo, x + r * ldx, ldx, 1, w + j, m, d);
+    }
+    if (j < m)
+        affine_tail(out + j, ldo, x, ldx, rows, w + j, m, d, m - j);
+    if (bias != NULL)
+        for (size_t r = 0; r < rows; r++)
+            for (j = 0; j < m; j++)
+                out[r * ldo + j] = out[r * ldo + j] + bias[j];
+}
