@@ -1,0 +1,96 @@
+/* recall.h - the path of a request: parse, behaviour, interests, search, merge, render.
+ *
+ * A call runs one way through the stages and is handed back once, answered. The stages themselves
+ * (pipeline.c) know nothing of threads; workers.c moves calls between the behaviour stage, the compute
+ * queue and the workers. */
+#ifndef RECALLD_RECALL_H
+#define RECALLD_RECALL_H
+
+#include "recalld/base.h"
+#include "recalld/behaviour.h"
+#include "recalld/bundle.h"
+#include "recalld/config.h"
+
+/* Why an answer is less than it could be. A closed list; the words go out in `degraded`, metrics and journal. */
+#define RECALL_DEGRADED(X)                                                                        \
+    X(EMPTY_HISTORY, empty_history)           /* no behaviour at all */                           \
+    X(UNKNOWN_ITEMS, unknown_items)           /* behaviour, but no item of it is in the bundle */ \
+    X(REDIS_TIMEOUT, redis_timeout)           /* no reply within redis.timeout_ms */              \
+    X(REDIS_ERROR, redis_error)               /* an error reply, or no connection */              \
+    X(BREAKER_OPEN, breaker_open)             /* Redis was not asked */                           \
+    X(DEADLINE_BEHAVIOUR, deadline_behaviour) /* the request's deadline ended the wait */         \
+    X(DEADLINE_SEARCH, deadline_search)       /* the search stopped at the deadline */            \
+    X(SHARD_FAILED, shard_failed)             /* a shard gave an error; the others answered */    \
+    X(EFFORT_1, effort_1)                     /* less search effort under load */                 \
+    X(EFFORT_2, effort_2)                                                                         \
+    X(EFFORT_3, effort_3)                                                                         \
+    X(INTERESTS_CUT, interests_cut)           /* fewer interests under load */                    \
+    X(SHORT_CANDIDATES, short_candidates)     /* fewer than n: not enough candidates */           \
+    X(SHORT_FILTER, short_filter)             /* fewer than n: the filter leaves no more */       \
+    X(BUNDLE_FALLBACK, bundle_fallback)       /* the bundle asked for is not loaded */
+
+enum recall_degraded {
+#define X(id, word) DEGRADED_##id,
+    RECALL_DEGRADED(X)
+#undef X
+    DEGRADED_COUNT
+};
+const char *recall_degraded_word(enum recall_degraded d);
+
+/* What SIGHUP may change for requests; immutable, counted. */
+struct recall_policy {
+    struct ref ref;
+    struct settings settings;
+    int n_max;
+    int deadline_ms;
+    int redis_timeout_ms;
+};
+
+/* ---- one request ---- */
+
+struct recall_call;
+/* Calls are pooled: a free one, or a new one. `done` is called once per submitted call, from any thread. */
+struct recall;
+struct recall_call *recall_call_get(struct recall *r, void (*done)(struct recall_call *), void *owner);
+void recall_call_put(struct recall_call *c); /* back to the pool; NULL allowed */
+/* The body as it arrives; -1 when it would exceed `max` bytes (nothing is added then). */
+int recall_call_body(struct recall_call *c, const char *bytes, size_t len, size_t max) WARN_UNUSED;
+
+enum recall_admission {
+    RECALL_ADMITTED,   /* `done` will be called (perhaps already was) */
+    RECALL_BAD,        /* 400: recall_call_field and err say what */
+    RECALL_FULL,       /* 503: the queue is full */
+    RECALL_DRAINING,   /* 503 */
+};
+/* The body is complete: starts the clock, parses, admits. `before` (may be NULL) runs once the call is sure to be admitted,
+ * before any other thread may touch it (MHD_suspend_connection). */
+enum recall_admission recall_submit(struct recall *r, struct recall_call *c, void (*before)(struct recall_call *),
+                                    struct err *err);
+void *recall_call_owner(const struct recall_call *c);
+/* Once done: 200; 400 (a filter attribute that the bundle lacks: only a worker knows the bundle), 503 (no
+ * bundle is loaded) or 504 (the deadline had passed before a worker took it). */
+int recall_call_status(const struct recall_call *c);
+/* 200: the JSON answer. Otherwise a sentence. Borrowed until recall_call_put. */
+const char *recall_call_answer(const struct recall_call *c, size_t *len);
+const char *recall_call_request_id(const struct recall_call *c); /* given or made; never NULL after recall_submit */
+const char *recall_call_field(const struct recall_call *c);      /* the field a 400 is about, or NULL */
+
+/* ---- the service ---- */
+
+/* Starts the workers. Everything borrowed must outlive it; `policy` is owned. */
+struct recall *recall_start(const struct config *cfg, struct recall_policy *policy, struct registry *reg,
+                            struct behaviour *beh, struct err *err) WARN_UNUSED;
+struct recall_policy *recall_policy_new(const struct config *cfg);
+void recall_set_policy(struct recall *r, struct recall_policy *policy); /* owns it */
+void recall_set_behaviour(struct recall *r, struct behaviour *beh);
+/* New submissions are RECALL_DRAINING from now on. */
+void recall_drain(struct recall *r);
+size_t recall_in_flight(struct recall *r);
+/* Answers all that was admitted, then ends the workers. */
+void recall_stop(struct recall *r);
+
+/* Without threads, for tools: answers `body` as the daemon would. 200/400/503/504; the JSON or the sentence in `out`. */
+int recall_answer(const struct config *cfg, struct registry *reg, const char *body, size_t len, struct buf *out,
+                  struct err *err);
+
+#endif

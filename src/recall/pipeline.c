@@ -1,0 +1,453 @@
+/* pipeline.c - a batch of requests through the stages. Read this first.
+ *
+ *   parsed calls, behaviour read
+ *     -> prepare    settings, bundle, external ids to rows, what to exclude, filter
+ *     -> interests  capsule routing, one batch per bundle
+ *     -> search     all live interests of the batch, one call per bundle
+ *     -> merge      K lists into one; asks the index for more when too little is left
+ *     -> render     the answer, handed back at once
+ *
+ * Nothing here waits, locks or knows about threads. Memory comes from each call's arena. */
+#include <stdio.h>
+#include <string.h>
+
+#include "call.h"
+#include "recalld/vec.h"
+
+/* How often the index is asked for more, each time for GROWTH times as much. */
+#define REFILLS 4
+#define GROWTH 4
+/* Of the zero vector nothing is near; a capsule this short holds nothing but rounding. */
+#define ZERO_NORM 1e-8f
+
+struct pipeline {
+    struct model_scratch *model;
+    struct index_scratch *index;
+    struct arena arena; /* of the batch */
+};
+
+struct pipeline *pipeline_new(void)
+{
+    struct pipeline *p = xcalloc(1, sizeof *p);
+
+    p->model = model_scratch_new();
+    p->index = index_scratch_new();
+    return p;
+}
+
+void pipeline_free(struct pipeline *p)
+{
+    if (p == NULL)
+        return;
+    model_scratch_free(p->model);
+    index_scratch_free(p->index);
+    arena_clear(&p->arena);
+    free(p);
+}
+
+void call_refuse(struct recall_call *c, int status, const char *sentence)
+{
+    c->status = status;
+    c->answer.len = 0;
+    buf_puts(&c->answer, sentence);
+}
+
+/* ---- prepare ----------------------------------------------------------------------- */
+
+static void choose_bundle(struct recall_call *c, const struct bundle_set *set)
+{
+    c->bundle = bundle_set_find(set, c->settings.bundle);
+    if (c->bundle == NULL && c->settings.bundle[0] != '\0') {
+        c->bundle = bundle_set_find(set, NULL);
+        call_degrade(c, DEGRADED_BUNDLE_FALLBACK);
+    }
+}
+
+/* Why the behaviour that came is less than it could be. */
+static void mark_behaviour(struct recall_call *c, size_t n_items)
+{
+    enum behaviour_status status = c->has_history ? BEHAVIOUR_READ : c->job.status;
+
+    switch (status) {
+    case BEHAVIOUR_TIMEOUT:
+        call_degrade(c, c->redis_cut_by_deadline ? DEGRADED_DEADLINE_BEHAVIOUR
+                                                 : DEGRADED_REDIS_TIMEOUT);
+        return;
+    case BEHAVIOUR_ERROR:
+        call_degrade(c, DEGRADED_REDIS_ERROR);
+        return;
+    case BEHAVIOUR_BREAKER:
+        call_degrade(c, DEGRADED_BREAKER_OPEN);
+        return;
+    case BEHAVIOUR_READ:
+        break;
+    }
+    if (n_items == 0)
+        call_degrade(c, DEGRADED_EMPTY_HISTORY);
+    else if (c->n_rows == 0)
+        call_degrade(c, DEGRADED_UNKNOWN_ITEMS);
+}
+
+static void exclude_all(struct row_set *set, const struct items *items, const struct str *ids,
+                        size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t row = items_row(items, ids[i].p, ids[i].len);
+
+        if (row != ITEMS_NONE)
+            row_set_add(set, row);
+    }
+}
+
+/* External ids to rows: the history the model sees, and the set that must not come back. */
+static void map_items(struct recall_call *c)
+{
+    const struct items *items = bundle_items(c->bundle);
+    const struct str *ids = c->has_history ? c->history : c->job.items;
+    size_t n = c->has_history ? c->n_history : c->job.n_items;
+    size_t n_exposed = c->settings.exclude_exposed ? c->job.n_exposed : 0;
+
+    c->rows = arena_alloc(&c->arena, (n + 1) * sizeof *c->rows);
+    c->excluded = row_set_new(&c->arena, n + c->n_exclude + n_exposed);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t row = items_row(items, ids[i].p, ids[i].len);
+
+        if (row == ITEMS_NONE)
+            c->n_unknown++;
+        else
+            c->rows[c->n_rows++] = row;
+    }
+    if (c->settings.exclude_history)
+        for (size_t i = 0; i < c->n_rows; i++)
+            row_set_add(c->excluded, c->rows[i]);
+    exclude_all(c->excluded, items, c->exclude, c->n_exclude);
+    exclude_all(c->excluded, items, c->job.exposed, n_exposed);
+    mark_behaviour(c, n);
+}
+
+/* One attribute's wanted values into the filter; false when the bundle has no such attribute. */
+static bool apply_filter(struct recall_call *c, const struct call_filter *want, bool first)
+{
+    const struct items *items = bundle_items(c->bundle);
+    int attribute = items_attribute(items, want->attribute.p, want->attribute.len);
+    const uint32_t **lists = arena_alloc(&c->arena, (want->n_values + 1) * sizeof *lists);
+    size_t *lens = arena_alloc(&c->arena, (want->n_values + 1) * sizeof *lens);
+    size_t n = 0;
+
+    if (attribute == -1)
+        return false;
+    for (size_t i = 0; i < want->n_values; i++) {
+        uint32_t code =
+            items_value(items, (size_t)attribute, want->values[i].p, want->values[i].len);
+
+        if (code != ITEMS_NONE) {
+            lists[n] = items_postings(items, (size_t)attribute, code, &lens[n]);
+            n++;
+        }
+    }
+    if (first)
+        filter_any(c->filter, lists, lens, n);
+    else
+        filter_also_any(c->filter, lists, lens, n);
+    return true;
+}
+
+/* -1 when the call is refused. */
+static int build_filter(struct recall_call *c)
+{
+    struct err err = ERR_INIT;
+
+    if (c->n_filters == 0)
+        return 0;
+    c->filter = filter_new(bundle_vectors(c->bundle)->rows, &err);
+    if (c->filter == NULL) {
+        call_refuse(c, 503, err.text);
+        return -1;
+    }
+    for (size_t i = 0; i < c->n_filters; i++)
+        if (!apply_filter(c, &c->filters[i], i == 0)) {
+            char sentence[CALL_FIELD_MAX + BUNDLE_NAME_MAX + 64];
+
+            snprintf(c->field, sizeof c->field, "filter.%s", c->filters[i].attribute.p);
+            snprintf(sentence, sizeof sentence, "%s: bundle %s has no such attribute", c->field,
+                     bundle_name(c->bundle));
+            call_refuse(c, 400, sentence);
+            return -1;
+        }
+    return 0;
+}
+
+/* -1 when the call is refused (its status is set then). */
+static int prepare(struct recall_call *c, const struct bundle_set *set, uint64_t now)
+{
+    c->at[MOMENT_DEQUEUED] = now;
+    if (now >= c->deadline_ns) {
+        call_refuse(c, 504, "the deadline passed before a worker took the request");
+        return -1;
+    }
+    c->settings = c->policy->settings;
+    if (c->n != 0)
+        c->settings.n = c->n;
+    choose_bundle(c, set);
+    if (c->bundle == NULL) {
+        call_refuse(c, 503, "no bundle is loaded");
+        return -1;
+    }
+    map_items(c);
+    return build_filter(c);
+}
+
+/* ---- interests ----------------------------------------------------------------------- */
+
+static void ask_model(struct recall_call *c)
+{
+    const struct model *m = bundle_model(c->bundle);
+    size_t k = (size_t)model_interest_count(m);
+
+    c->input = (struct model_input){
+        .rows = c->rows,
+        .n_rows = c->n_rows,
+        /* The settings know one word more than the model: "model", which is -1 here. */
+        .dynamic = (int)c->settings.dynamic_interests - 1,
+        .interests = arena_alloc(&c->arena, k * (size_t)model_dim(m) * sizeof(float)),
+        .weights = c->explain ? arena_alloc(&c->arena, k * MODEL_HISTORY_MAX * sizeof(float)) : NULL,
+    };
+}
+
+/* Why interest k should not be searched; the ones before it have been decided. */
+static enum drop_reason judge(const struct recall_call *c, int k, size_t dim, const float *norms)
+{
+    const float *v = c->input.interests + (size_t)k * dim;
+    int most = c->settings.interests;
+
+    if (k >= c->input.live)
+        return DROP_UNUSED;
+    if (!(norms[k] - norms[k] == 0)) /* NaN or infinite */
+        return DROP_NOT_FINITE;
+    if (norms[k] < ZERO_NORM)
+        return DROP_ZERO;
+    if (c->settings.similar_interests < 1)
+        for (int i = 0; i < c->n_live; i++) {
+            int other = c->live[i];
+            float dot = vec_dot(v, c->input.interests + (size_t)other * dim, dim);
+
+            if ((double)dot > c->settings.similar_interests * (double)norms[k] * (double)norms[other])
+                return DROP_SIMILAR;
+        }
+    return most > 0 && c->n_live >= most ? DROP_UNUSED : DROP_KEPT;
+}
+
+/* Keeps the interests worth a search, moved together for it; c->live says which they were. */
+static float *choose_interests(struct recall_call *c)
+{
+    size_t dim = (size_t)model_dim(bundle_model(c->bundle));
+    int k = model_interest_count(bundle_model(c->bundle));
+    float *kept = arena_alloc(&c->arena, (size_t)k * dim * sizeof *kept);
+    float norms[MODEL_INTERESTS_MAX];
+
+    c->live = arena_alloc(&c->arena, (size_t)k * sizeof *c->live);
+    c->dropped = arena_alloc(&c->arena, (size_t)k);
+    for (int i = 0; i < k; i++) {
+        const float *v = c->input.interests + (size_t)i * dim;
+
+        norms[i] = vec_norm(v, dim);
+        c->dropped[i] = (unsigned char)judge(c, i, dim, norms);
+        if (c->dropped[i] == DROP_KEPT) {
+            memcpy(kept + (size_t)c->n_live * dim, v, dim * sizeof *v);
+            c->live[c->n_live++] = i;
+        }
+    }
+    return kept;
+}
+
+/* ---- search ---------------------------------------------------------------------------- */
+
+static size_t searchable_rows(const struct recall_call *c)
+{
+    struct bundle_facts facts;
+
+    bundle_describe(c->bundle, &facts);
+    return facts.rows;
+}
+
+static void ask_index(struct recall_call *c, size_t k)
+{
+    c->query.k = k;
+    c->query.hits = arena_alloc(&c->arena, (size_t)c->n_live * k * sizeof *c->query.hits);
+    memset(c->query.found, 0, (size_t)c->n_live * sizeof *c->query.found);
+}
+
+static void first_query(struct recall_call *c, const float *interests)
+{
+    size_t want = (size_t)(c->settings.candidates > 0 ? c->settings.candidates : c->settings.n);
+    size_t rows = searchable_rows(c);
+
+    c->query = (struct index_query){
+        .interests = interests,
+        .n_interests = c->n_live,
+        .effort = c->settings.effort,
+        .filter = c->filter,
+        .deadline_ns = c->deadline_ns,
+        .found = arena_alloc(&c->arena, (size_t)c->n_live * sizeof *c->query.found),
+    };
+    /* Excluded rows may take places in a list: ask for as many more. */
+    want += row_set_count(c->excluded);
+    ask_index(c, want < rows ? want : rows);
+}
+
+/* ---- merge ------------------------------------------------------------------------------- */
+
+static void merge(struct recall_call *c)
+{
+    const struct items *items = bundle_items(c->bundle);
+    const char *name = c->settings.diversity_attribute;
+    struct merge m = {
+        .policy = c->settings.merge,
+        .n = (size_t)c->settings.n,
+        .min_per_interest = (size_t)c->settings.min_per_interest,
+        .lambda = c->settings.lambda,
+        .hits = c->query.hits,
+        .found = c->query.found,
+        .k = c->query.k,
+        .n_lists = c->n_live,
+        .excluded = c->excluded,
+        .items = items,
+        .attribute = name[0] != '\0'               ? items_attribute(items, name, strlen(name))
+                     : items_attributes(items) > 0 ? 0
+                                                   : -1,
+    };
+
+    c->n_picks = merge_picks(&m, &c->arena, c->picks);
+}
+
+/* True when a list ended because of k, not because there was nothing more. */
+static bool index_has_more(const struct recall_call *c)
+{
+    if (c->query.late || c->query.k >= searchable_rows(c))
+        return false;
+    for (int i = 0; i < c->n_live; i++)
+        if (c->query.found[i] == c->query.k)
+            return true;
+    return false;
+}
+
+/* Merges, and asks the index for more while that leaves fewer than n. */
+static void merge_and_refill(struct recall_call *c, struct index_scratch *scratch)
+{
+    size_t rows = searchable_rows(c);
+
+    c->picks = arena_alloc(&c->arena, ((size_t)c->settings.n + 1) * sizeof *c->picks);
+    merge(c);
+    for (int i = 0; i < REFILLS && c->n_picks < (size_t)c->settings.n && index_has_more(c); i++) {
+        size_t k = c->query.k * GROWTH;
+
+        ask_index(c, k < rows ? k : rows);
+        index_search(bundle_index(c->bundle), scratch, &c->query, 1);
+        merge(c);
+    }
+}
+
+static void mark_search(struct recall_call *c)
+{
+    if (c->query.late)
+        call_degrade(c, DEGRADED_DEADLINE_SEARCH);
+    if (c->query.shards_failed > 0)
+        call_degrade(c, DEGRADED_SHARD_FAILED);
+}
+
+static void mark_short(struct recall_call *c)
+{
+    if (c->n_picks < (size_t)c->settings.n)
+        call_degrade(c, c->filter != NULL ? DEGRADED_SHORT_FILTER : DEGRADED_SHORT_CANDIDATES);
+}
+
+/* ---- answer --------------------------------------------------------------------------------- */
+
+static void answer(struct recall_call *c, struct index_scratch *scratch)
+{
+    if (c->n_live > 0) {
+        merge_and_refill(c, scratch);
+        mark_search(c);
+        c->source = SOURCE_MODEL;
+    }
+    if (c->n_picks == 0)
+        fallback_fill(c);
+    mark_short(c);
+    c->at[MOMENT_MERGED] = clock_ns();
+    c->status = 200;
+    render_answer(c);
+}
+
+/* All calls of one bundle, prepared. */
+static void run_group(struct pipeline *p, struct recall_call **calls, size_t n,
+                      void (*finish)(struct recall_call *))
+{
+    const struct bundle *b = calls[0]->bundle;
+    struct model_input *inputs = arena_alloc(&p->arena, n * sizeof *inputs);
+    struct index_query *queries = arena_alloc(&p->arena, n * sizeof *queries);
+    size_t n_inputs = 0, n_queries = 0;
+    uint64_t now;
+
+    for (size_t i = 0; i < n; i++)
+        if (calls[i]->n_rows > 0) {
+            ask_model(calls[i]);
+            inputs[n_inputs++] = calls[i]->input;
+        }
+    model_interests(bundle_model(b), p->model, inputs, n_inputs);
+    n_inputs = 0;
+    for (size_t i = 0; i < n; i++)
+        if (calls[i]->n_rows > 0) {
+            calls[i]->input = inputs[n_inputs++];
+            first_query(calls[i], choose_interests(calls[i]));
+            if (calls[i]->n_live > 0)
+                queries[n_queries++] = calls[i]->query;
+        }
+    now = clock_ns();
+    for (size_t i = 0; i < n; i++)
+        calls[i]->at[MOMENT_INTERESTS] = now;
+
+    if (n_queries > 0)
+        index_search(bundle_index(b), p->index, queries, n_queries);
+    n_queries = 0;
+    now = clock_ns();
+    for (size_t i = 0; i < n; i++) {
+        calls[i]->at[MOMENT_SEARCHED] = now;
+        if (calls[i]->n_live > 0)
+            calls[i]->query = queries[n_queries++];
+    }
+    for (size_t i = 0; i < n; i++) {
+        answer(calls[i], p->index);
+        finish(calls[i]);
+    }
+}
+
+void pipeline_run(struct pipeline *p, const struct bundle_set *set, struct recall_call **calls,
+                  size_t n, void (*finish)(struct recall_call *))
+{
+    struct recall_call **ready, **group;
+    size_t n_ready = 0;
+    uint64_t now = clock_ns();
+
+    arena_reset(&p->arena);
+    ready = arena_alloc(&p->arena, n * sizeof *ready);
+    group = arena_alloc(&p->arena, n * sizeof *group);
+    for (size_t i = 0; i < n; i++) {
+        if (prepare(calls[i], set, now) == 0)
+            ready[n_ready++] = calls[i];
+        else
+            finish(calls[i]);
+    }
+    while (n_ready > 0) { /* the first one's bundle, in the order they came */
+        const struct bundle *b = ready[0]->bundle;
+        size_t n_group = 0, n_left = 0;
+
+        for (size_t i = 0; i < n_ready; i++) {
+            if (ready[i]->bundle == b)
+                group[n_group++] = ready[i];
+            else
+                ready[n_left++] = ready[i];
+        }
+        n_ready = n_left;
+        run_group(p, group, n_group, finish);
+    }
+}
