@@ -1,0 +1,97 @@
+/* redis.h - Redis over hiredis' reader: connections that belong to one thread each, pipelines with
+ * a deadline per command, and a circuit breaker shared by all connections of one server.
+ *
+ * A connection is discarded after any I/O or protocol error, and when a reply is still outstanding
+ * once every command of its pipeline is answered or late: a late reply can never be taken for
+ * another command's. The next use, or redis_conn_heal, connects again. */
+#ifndef RECALLD_REDIS_H
+#define RECALLD_REDIS_H
+
+#include "recalld/base.h"
+
+struct redis_options {
+    /* host:port, [v6]:port, or the path of a unix socket (starts with / or has no ':') */
+    const char *address;
+    const char *user;     /* "" = none */
+    const char *password; /* "" = none */
+    int db;
+    int connect_ms;
+    int timeout_ms; /* for handshakes; commands bring their own deadline */
+};
+
+/* ---- breaker: open after failures in a row, closed again by a connection that works ---------- */
+
+/* Any thread may call these. NULL is a breaker that never opens. */
+struct breaker;
+struct breaker *breaker_new(int failures);
+void breaker_free(struct breaker *b);
+bool breaker_allows(const struct breaker *b); /* false while open: do not wait for this server */
+void breaker_success(struct breaker *b);
+void breaker_failure(struct breaker *b);
+
+/* ---- commands -------------------------------------------------------------------------------- */
+
+struct str {
+    const char *p;
+    size_t len;
+};
+
+enum redis_outcome { REDIS_REPLIED, REDIS_TIMED_OUT, REDIS_FAILED };
+
+struct redis_command {
+    const struct str *argv; /* read before the first `done`, never after */
+    size_t argc;
+    uint64_t deadline_ns; /* clock_ns; the reply is not awaited beyond it */
+    void *user;           /* for the callback */
+};
+
+/* What came back; borrowed, valid during the callback only. An error reply (WRONGTYPE, LOADING,
+ * NOAUTH, MOVED, ...) is REDIS_FAILED with its text, also when it is an element of an array. A
+ * status, string or integer is one string; nil is n = 0; an array is its elements, where nil and
+ * arrays within it are empty strings. */
+struct redis_result {
+    enum redis_outcome outcome;
+    const struct str *strings;
+    size_t n;
+    const char *error; /* NUL-terminated, NULL unless REDIS_FAILED */
+};
+typedef void (*redis_done)(const struct redis_command *cmd, const struct redis_result *res);
+
+/* ---- connections: one thread at a time ------------------------------------------------------- */
+
+struct redis_conn;
+/* Does not connect yet. Options are copied, `b` is borrowed and may be NULL. NULL with *err set
+ * when the address makes no sense (ERR_USAGE). */
+struct redis_conn *redis_conn_new(const struct redis_options *o, struct breaker *b, struct err *err)
+    WARN_UNUSED;
+void redis_conn_free(struct redis_conn *c);
+/* Connects, authenticates, selects and pings when not connected. Bounded by connect_ms + timeout_ms
+ * and, where the address is a name, the resolver's time. ERR_UNAVAILABLE names the address and the
+ * cause. */
+int redis_conn_ready(struct redis_conn *c, struct err *err) WARN_UNUSED;
+/* Connects if need be (a name that could not be connected to is not looked up again meanwhile: the
+ * resolver keeps no deadlines), sends all commands in one pipeline and calls `done` exactly once
+ * for each, as replies come or deadlines pass. A server that had closed the idle connection (it was
+ * restarted) is connected to once more and gets the pipeline again, if nothing of it was answered.
+ * `done` must not use the connection.
+ *
+ * For the breaker a pipeline is one event: success when anything was answered, failure when the
+ * connection broke, when all that came were errors of the server as a whole (LOADING, NOAUTH,
+ * MOVED, ...) or when nothing came in half of timeout_ms; impatient callers prove nothing. */
+void redis_run(struct redis_conn *c, const struct redis_command *cmds, size_t n, redis_done done);
+/* Call it when idle. Discards a connection that the server has closed; connects when not connected,
+ * and pings when the breaker is open, if the back-off allows. Success closes the breaker. False
+ * when an attempt failed: whether that is the breaker's business is for the caller to say, who
+ * knows the other connections. */
+bool redis_conn_heal(struct redis_conn *c);
+/* When redis_conn_heal will try something (clock_ns, perhaps past); 0 = nothing to heal. */
+uint64_t redis_conn_next_heal_ns(const struct redis_conn *c);
+bool redis_conn_is_up(const struct redis_conn *c);
+const char *redis_conn_error(const struct redis_conn *c); /* the latest failure, "" = none yet */
+
+struct redis_connects {
+    uint64_t ok, failed;
+};
+struct redis_connects redis_conn_connects(const struct redis_conn *c); /* since redis_conn_new */
+
+#endif
