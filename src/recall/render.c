@@ -18,13 +18,16 @@ static const char *const source_words[] = {"model", "popular", "none"};
 
 const char *const drop_words[DROP_REASONS] = {NULL, "zero", "not_finite", "similar", "unused"};
 
+/* A literal, its length known to the compiler. */
+#define PUT(b, literal) buf_put(b, "" literal, sizeof(literal) - 1)
+
 /* ---- parts ----------------------------------------------------------------------------- */
 
 static void put_key(struct buf *b, const char *key)
 {
     buf_putc(b, '"');
     buf_puts(b, key);
-    buf_puts(b, "\":");
+    PUT(b, "\":");
 }
 
 static void put_text(struct buf *b, const char *key, const char *s, size_t len)
@@ -44,14 +47,15 @@ static void put_id(struct buf *b, const struct recall_call *c, uint32_t row)
     size_t len;
     const char *id = items_id(bundle_items(c->bundle), row, &len);
 
-    put_text(b, "id", id, len);
+    PUT(b, "\"id\":");
+    buf_json(b, id, len);
 }
 
 static void put_degraded(struct buf *b, uint32_t bits)
 {
     bool first = true;
 
-    buf_puts(b, ",\"degraded\":[");
+    PUT(b, ",\"degraded\":[");
     for (int d = 0; d < DEGRADED_COUNT; d++)
         if (bits & UINT32_C(1) << d) {
             if (!first)
@@ -78,7 +82,7 @@ static void put_head(struct buf *b, const struct recall_call *c)
     }
     buf_putc(b, ',');
     put_text(b, "bundle", bundle, strlen(bundle));
-    buf_puts(b, ",\"arms\":{},\"forced\":false,\"source\":\"");
+    PUT(b, ",\"arms\":{},\"forced\":false,\"source\":\"");
     buf_puts(b, source_words[c->source]);
     buf_putc(b, '"');
     put_degraded(b, c->degraded);
@@ -95,7 +99,7 @@ static void put_found_by(struct buf *b, const struct recall_call *c, uint32_t ro
 {
     bool first = true;
 
-    buf_puts(b, ",\"found_by\":[");
+    PUT(b, ",\"found_by\":[");
     for (int i = 0; i < c->n_live; i++) {
         const struct hit *hits = c->query.hits + (size_t)i * c->query.k;
 
@@ -106,7 +110,7 @@ static void put_found_by(struct buf *b, const struct recall_call *c, uint32_t ro
                 put_number(b, "interest", (uint64_t)c->live[i]);
                 buf_putc(b, ',');
                 put_number(b, "rank", rank);
-                buf_puts(b, ",\"score\":");
+                PUT(b, ",\"score\":");
                 buf_f32(b, hits[rank].score);
                 buf_putc(b, '}');
                 break;
@@ -118,17 +122,19 @@ static void put_found_by(struct buf *b, const struct recall_call *c, uint32_t ro
 /* A popular item has no score and no interest: the keys are left out. */
 static void put_items(struct buf *b, const struct recall_call *c)
 {
-    buf_puts(b, ",\"items\":[");
+    PUT(b, ",\"items\":[");
     for (size_t i = 0; i < c->n_picks; i++) {
         const struct pick *p = &c->picks[i];
 
-        buf_puts(b, i == 0 ? "{" : ",{");
+        if (i > 0)
+            buf_putc(b, ',');
+        buf_putc(b, '{');
         put_id(b, c, p->row);
         if (c->source == SOURCE_MODEL) {
-            buf_puts(b, ",\"score\":");
+            PUT(b, ",\"score\":");
             buf_f32(b, p->score);
-            buf_putc(b, ',');
-            put_number(b, "interest", (uint64_t)c->live[p->list]);
+            PUT(b, ",\"interest\":");
+            buf_u64(b, (uint64_t)c->live[p->list]);
             if (c->explain)
                 put_found_by(b, c, p->row);
         }
@@ -163,24 +169,24 @@ static void put_interest(struct buf *b, const struct recall_call *c, int k)
 
     buf_putc(b, '{');
     put_number(b, "interest", (uint64_t)k);
-    buf_puts(b, ",\"dropped\":");
+    PUT(b, ",\"dropped\":");
     if (list == -1)
         buf_json(b, drop_words[c->dropped[k]], strlen(drop_words[c->dropped[k]]));
     else
-        buf_puts(b, "null");
+        PUT(b, "null");
     buf_putc(b, ',');
     put_number(b, "found", list == -1 ? 0 : c->query.found[list]);
     buf_putc(b, ',');
     put_number(b, "kept", list == -1 ? 0 : kept_of_list(c, list));
-    buf_puts(b, ",\"history\":[");
+    PUT(b, ",\"history\":[");
     for (size_t s = 0; s < c->input.used; s++) {
         buf_puts(b, s == 0 ? "{" : ",{");
         put_id(b, c, c->rows[c->input.first_used + s]);
-        buf_puts(b, ",\"weight\":");
+        PUT(b, ",\"weight\":");
         buf_f32(b, weights[s]);
         buf_putc(b, '}');
     }
-    buf_puts(b, "]}");
+    PUT(b, "]}");
 }
 
 static void put_stages(struct buf *b, const struct recall_call *c)
@@ -191,7 +197,7 @@ static void put_stages(struct buf *b, const struct recall_call *c)
         [MOMENT_SEARCHED] = "search",     [MOMENT_MERGED] = "merge",
     };
 
-    buf_puts(b, ",\"stages_us\":{");
+    PUT(b, ",\"stages_us\":{");
     for (int i = MOMENT_PARSED; i < MOMENT_COUNT; i++) {
         if (i > MOMENT_PARSED)
             buf_putc(b, ',');
@@ -204,7 +210,7 @@ static void put_explain(struct buf *b, const struct recall_call *c)
 {
     int k = c->n_rows > 0 ? model_interest_count(bundle_model(c->bundle)) : 0;
 
-    buf_puts(b, ",\"explain\":{");
+    PUT(b, ",\"explain\":{");
     put_number(b, "unknown", c->n_unknown);
     buf_putc(b, ',');
     put_number(b, "malformed", c->job.malformed);
@@ -214,7 +220,7 @@ static void put_explain(struct buf *b, const struct recall_call *c)
         buf_putc(b, ',');
         put_number(b, "filter_rows", filter_count(c->filter));
     }
-    buf_puts(b, ",\"interests\":[");
+    PUT(b, ",\"interests\":[");
     for (int i = 0; i < k; i++) {
         if (i > 0)
             buf_putc(b, ',');
@@ -230,7 +236,7 @@ static void put_vectors(struct buf *b, const struct recall_call *c)
     const struct model *m = bundle_model(c->bundle);
     int k = c->n_rows > 0 ? model_interest_count(m) : 0, dim = model_dim(m);
 
-    buf_puts(b, ",\"vectors\":[");
+    PUT(b, ",\"vectors\":[");
     for (int i = 0; i < k; i++) {
         buf_puts(b, i == 0 ? "[" : ",[");
         for (int j = 0; j < dim; j++) {
@@ -256,5 +262,5 @@ void render_answer(struct recall_call *c)
         put_vectors(b, c);
     buf_putc(b, ',');
     put_number(b, "took_us", (clock_ns() - c->at[MOMENT_START]) / 1000);
-    buf_puts(b, "}\n");
+    PUT(b, "}\n");
 }

@@ -374,7 +374,7 @@ static void the_printed_file_explains_each_key(void **state)
     assert_non_null(
         strstr(text, "\n# (max, quota, diverse; SIGHUP takes a change)\nmerge = max\n"));
     assert_non_null(strstr(text, "\n# (SIGHUP takes a change)\ntoken_file =\n"));
-    assert_non_null(strstr(text, "\n# (0 or more; SIGHUP takes a change)\nmemory_max = 0\n"));
+    assert_non_null(strstr(text, "\n# (0 or more; a change needs a restart)\nmemory_max = 0\n"));
     buf_clear(&printed);
 }
 
@@ -384,14 +384,14 @@ static void a_reload_names_the_keys_it_cannot_change(void **state)
 {
     struct config *a = parse("", NULL, NULL, 0);
     struct config *b = parse("[http]\nlisten = 0.0.0.0:1\nmax_body = 2048\ndrain_ms = 5\n"
-                             "[recall]\nn = 5\nn_max = 6\n[behaviour]\ntype = zset\n"
+                             "[recall]\nn = 5\nn_max = 6\n[workers]\nbatch = 3\n"
                              "[log]\nformat = json\n",
                              NULL, NULL, 0);
     struct buf out = BUF_INIT;
 
     (void)state;
     assert_int_equal(config_frozen_changes(a, b, &out), 3);
-    assert_string_equal(buf_cstr(&out), "http.listen, http.max_body, behaviour.type");
+    assert_string_equal(buf_cstr(&out), "http.listen, http.max_body, workers.batch");
     out.len = 0;
     assert_int_equal(config_frozen_changes(b, b, &out), 0);
     assert_int_equal(out.len, 0);
