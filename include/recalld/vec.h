@@ -1,8 +1,8 @@
 /* vec.h - float32 arithmetic in one fixed order: the same bits on any machine, batch or load.
  *
  * Everything a client sees (interests, scores) is computed here. A sum runs in 16 lanes (element i
- * into lane i mod 16), which are then folded in halves: 8, 4, 2, 1. Multiplication and addition round
- * separately (-ffp-contract=off), so SSE, AVX2, AVX-512 and NEON agree to the bit. */
+ * into lane i mod 16), which are then folded in halves: 8, 4, 2, 1. Multiplication and addition
+ * round separately (-ffp-contract=off), so SSE, AVX2, AVX-512 and NEON agree to the bit. */
 #ifndef RECALLD_VEC_H
 #define RECALLD_VEC_H
 
@@ -25,8 +25,9 @@ void vec_weighted_sum(float *out, const float *w, const float *const *rows, size
 void vec_exp(float *x, size_t n);
 /* Softmax in place: e^(x - max) / sum. n = 0 does nothing. */
 void vec_softmax(float *x, size_t n);
-/* out[r][j] = (sum_c x[r][c] * w[c][j], c ascending) + bias[j]; w is (d, m) input-major, bias may be NULL.
- * Each output's order does not depend on `rows`. ldx, ldo: floats from one row to the next. */
+/* out[r][j] = (sum_c x[r][c] * w[c][j], c ascending) + bias[j]; w is (d, m) input-major, bias may
+ * be NULL. Each output's order does not depend on `rows`. ldx, ldo: floats from one row to the
+ * next. */
 void vec_affine(float *out, size_t ldo, const float *x, size_t ldx, size_t rows, const float *w,
                 const float *bias, size_t d, size_t m);
 

@@ -15,6 +15,7 @@
 #define WIDTH 4
 #endif
 #define PARTS (LANES / WIDTH)
+#define WIDE_PARTS 8 /* vectors that a loop over rows keeps in registers */
 typedef float part __attribute__((vector_size(WIDTH * sizeof(float))));
 
 /* Macros, not functions: a vector this wide has no calling convention on every machine. */
@@ -23,41 +24,72 @@ typedef float part __attribute__((vector_size(WIDTH * sizeof(float))));
 
 /* ---- sums --------------------------------------------------------------------- */
 
-/* Lanes 0..15 folded in halves: l + (l + 8), then + 4, + 2, + 1. */
-static float fold(const float *sum)
-{
-    float a[8], b[4];
+typedef float quad __attribute__((vector_size(4 * sizeof(float))));
 
-    for (int l = 0; l < 8; l++)
-        a[l] = sum[l] + sum[l + 8];
-    for (int l = 0; l < 4; l++)
-        b[l] = a[l] + a[l + 4];
-    return (b[0] + b[2]) + (b[1] + b[3]);
+/* Lanes 0..15 folded in halves: l + (l + 8), then + 4, + 2, + 1. */
+static inline __attribute__((always_inline)) float fold(part *sum)
+{
+    quad low;
+
+    for (int half = PARTS / 2; half > 0; half /= 2)
+        for (int p = 0; p < half; p++)
+            sum[p] = sum[p] + sum[p + half];
+    LOAD(low, sum);
+#if WIDTH == 8
+    quad high;
+
+    LOAD(high, (const float *)sum + 4);
+    low = low + high;
+#endif
+    return (low[0] + low[2]) + (low[1] + low[3]);
+}
+
+/* The last n < 16 elements filled up with zeros. A lane starts at +0 and therefore never becomes
+ * -0, so what the zeros add to it changes nothing. */
+static inline void fill_up(float out[LANES], const float *x, size_t n)
+{
+    memset(out, 0, LANES * sizeof *out);
+    memcpy(out, x, n * sizeof *x);
+}
+
+static inline __attribute__((always_inline)) void add_products(part *sum, const float *a,
+                                                               const float *b)
+{
+    part x, y;
+
+    for (int p = 0; p < PARTS; p++) {
+        LOAD(x, a + p * WIDTH);
+        LOAD(y, b + p * WIDTH);
+        sum[p] = sum[p] + x * y;
+    }
+}
+
+static inline __attribute__((always_inline)) float dot(const float *a, const float *b, size_t n)
+{
+    part sum[PARTS] = {{0}};
+    float a_end[LANES], b_end[LANES];
+    size_t i = 0;
+
+    for (; i + LANES <= n; i += LANES)
+        add_products(sum, a + i, b + i);
+    if (i < n) {
+        fill_up(a_end, a + i, n - i);
+        fill_up(b_end, b + i, n - i);
+        add_products(sum, a_end, b_end);
+    }
+    return fold(sum);
 }
 
 float vec_dot(const float *a, const float *b, size_t n)
 {
-    part sum[PARTS] = {{0}}, x, y;
-    float out[LANES];
-    size_t i = 0;
-
-    for (; i + LANES <= n; i += LANES)
-        for (int p = 0; p < PARTS; p++) {
-            LOAD(x, a + i + p * WIDTH);
-            LOAD(y, b + i + p * WIDTH);
-            sum[p] = sum[p] + x * y;
-        }
-    memcpy(out, sum, sizeof out);
-    for (size_t l = 0; i < n; i++, l++)
-        out[l] = out[l] + a[i] * b[i];
-    return fold(out);
+    return dot(a, b, n);
 }
 
 void vec_dots(float *out, const float *a, const float *const *rows, size_t at, size_t n_rows,
               size_t n)
 {
     for (size_t r = 0; r < n_rows; r++)
-        out[r] = vec_dot(a, rows[r] + at, n);
+        out[r] = dot(a, rows[r] + at, n);
 }
 
 float vec_norm(const float *a, size_t n)
@@ -80,19 +112,17 @@ void vec_axpy(float *y, float c, const float *x, size_t n)
         y[i] = y[i] + c * x[i];
 }
 
-/* Columns i .. i + SUM_PARTS * WIDTH, held in registers while the rows pass by. */
-#define SUM_PARTS 8
-static void sum_tile(float *out, const float *w, const float *const *rows, size_t at,
-                     size_t n_rows)
+/* Columns i .. i + WIDE_PARTS * WIDTH, held in registers while the rows pass by. */
+static void sum_tile(float *out, const float *w, const float *const *rows, size_t at, size_t n_rows)
 {
-    part sum[SUM_PARTS] = {{0}}, x;
+    part sum[WIDE_PARTS] = {{0}}, x;
 
     for (size_t r = 0; r < n_rows; r++)
-        for (int p = 0; p < SUM_PARTS; p++) {
+        for (int p = 0; p < WIDE_PARTS; p++) {
             LOAD(x, rows[r] + at + p * WIDTH);
             sum[p] = sum[p] + w[r] * x;
         }
-    for (int p = 0; p < SUM_PARTS; p++)
+    for (int p = 0; p < WIDE_PARTS; p++)
         STORE(out + p * WIDTH, sum[p]);
 }
 
@@ -101,7 +131,7 @@ void vec_weighted_sum(float *out, const float *w, const float *const *rows, size
 {
     size_t i = 0;
 
-    for (; i + SUM_PARTS * WIDTH <= n; i += SUM_PARTS * WIDTH)
+    for (; i + WIDE_PARTS * WIDTH <= n; i += WIDE_PARTS * WIDTH)
         sum_tile(out + i, w, rows, at + i, n_rows);
     if (i < n)
         memset(out + i, 0, (n - i) * sizeof *out);
@@ -154,28 +184,35 @@ void vec_exp(float *x, size_t n)
 
 void vec_softmax(float *x, size_t n)
 {
-    float most = -INFINITY, sum;
-    float lane[LANES] = {0};
+    float most = -INFINITY, sum, end[LANES];
+    part lanes[PARTS] = {{0}}, v;
+    size_t at = 0;
 
     for (size_t i = 0; i < n; i++)
         most = x[i] > most ? x[i] : most;
     for (size_t i = 0; i < n; i++)
         x[i] = x[i] - most;
     vec_exp(x, n);
-    for (size_t i = 0; i < n; i++)
-        lane[i % LANES] += x[i];
-    sum = fold(lane);
+    for (; at < n; at += LANES) {
+        fill_up(end, x + at, n - at < LANES ? n - at : LANES);
+        for (int p = 0; p < PARTS; p++) {
+            LOAD(v, end + p * WIDTH);
+            lanes[p] = lanes[p] + v;
+        }
+    }
+    sum = fold(lanes);
     for (size_t i = 0; i < n; i++)
         x[i] = x[i] / sum;
 }
 
 /* ---- affine map ------------------------------------------------------------------ */
 
-/* `rows` (1 to 4) rows against sixteen columns; every output adds its products in the order of c. */
+/* `rows` (1 to 4) rows against sixteen columns; every output adds its products in the order of c.
+ */
 #define AFFINE_ROWS 4
-static inline __attribute__((always_inline)) void affine_tile(float *out, size_t ldo, const float *x,
-                                                              size_t ldx, int rows, const float *w,
-                                                              size_t ldw, size_t d)
+static inline __attribute__((always_inline)) void affine_tile(float *out, size_t ldo,
+                                                              const float *x, size_t ldx, int rows,
+                                                              const float *w, size_t ldw, size_t d)
 {
     part sum[AFFINE_ROWS][PARTS] = {{{0}}}, row[PARTS];
 
@@ -189,6 +226,21 @@ static inline __attribute__((always_inline)) void affine_tile(float *out, size_t
     for (int r = 0; r < rows; r++)
         for (int p = 0; p < PARTS; p++)
             STORE(out + (size_t)r * ldo + p * WIDTH, sum[r][p]);
+}
+
+/* One row against as many columns as registers hold: a row alone has too few sums under way with
+ * sixteen. */
+static void affine_wide(float *out, const float *x, const float *w, size_t ldw, size_t d)
+{
+    part sum[WIDE_PARTS] = {{0}}, v;
+
+    for (size_t c = 0; c < d; c++)
+        for (int p = 0; p < WIDE_PARTS; p++) {
+            LOAD(v, w + c * ldw + p * WIDTH);
+            sum[p] = sum[p] + x[c] * v;
+        }
+    for (int p = 0; p < WIDE_PARTS; p++)
+        STORE(out + p * WIDTH, sum[p]);
 }
 
 /* The same for a tail of fewer than sixteen columns, one output at a time, in the same order. */
@@ -208,16 +260,19 @@ static void affine_tail(float *out, size_t ldo, const float *x, size_t ldx, size
 void vec_affine(float *out, size_t ldo, const float *x, size_t ldx, size_t rows, const float *w,
                 const float *bias, size_t d, size_t m)
 {
-    size_t j = 0;
+    size_t j = 0, groups = rows / AFFINE_ROWS * AFFINE_ROWS;
 
-    for (; j + LANES <= m; j += LANES) {
-        size_t r = 0;
-
-        for (; r + AFFINE_ROWS <= rows; r += AFFINE_ROWS)
+    for (; j + LANES <= m; j += LANES)
+        for (size_t r = 0; r < groups; r += AFFINE_ROWS)
             affine_tile(out + r * ldo + j, ldo, x + r * ldx, ldx, AFFINE_ROWS, w + j, m, d);
-        for (; r < rows; r++)
+    for (size_t r = groups; r < rows; r++) {
+        j = 0;
+        for (; j + WIDE_PARTS * WIDTH <= m; j += WIDE_PARTS * WIDTH)
+            affine_wide(out + r * ldo + j, x + r * ldx, w + j, m, d);
+        for (; j + LANES <= m; j += LANES)
             affine_tile(out + r * ldo + j, ldo, x + r * ldx, ldx, 1, w + j, m, d);
     }
+    j = m / LANES * LANES;
     if (j < m)
         affine_tail(out + j, ldo, x, ldx, rows, w + j, m, d, m - j);
     if (bias != NULL)

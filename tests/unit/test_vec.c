@@ -18,7 +18,7 @@ static float any(void)
     return (float)((double)(seed >> 33) / (double)(1u << 30) - 1.0);
 }
 
-/* The order of vec.h in words: sixteen lanes, then halves. Volatile keeps the compiler from fusing. */
+/* The order of vec.h in words: sixteen lanes, then halves. Volatile forbids fusing. */
 static float dot_twin(const float *a, const float *b, size_t n)
 {
     volatile float lane[16] = {0};
@@ -68,7 +68,7 @@ static void dot_does_not_depend_on_alignment(void **state)
 
 static void affine_adds_in_the_order_of_c_whatever_the_batch(void **state)
 {
-    enum { ROWS = 11, D = 23, M = 37 };
+    enum { ROWS = 11, D = 23, M = 101 }; /* tiles of 64 and 16 columns, a tail of 5 */
     static float x[ROWS * D], w[D * M], bias[M], all[ROWS * M], one[M];
 
     (void)state;
@@ -93,6 +93,57 @@ static void affine_adds_in_the_order_of_c_whatever_the_batch(void **state)
             assert_true(sum == one[j]);
         }
     }
+}
+
+static void dots_have_the_bits_of_single_ones(void **state)
+{
+    enum { N_ROWS = 7, AT = 3 };
+    static float rows[N_ROWS][AT + 70];
+    const float *pointers[N_ROWS];
+    float a[70], out[N_ROWS];
+
+    (void)state;
+    for (size_t r = 0; r < N_ROWS; r++) {
+        pointers[r] = rows[r];
+        for (size_t i = 0; i < AT + 70; i++)
+            rows[r][i] = any();
+    }
+    for (size_t i = 0; i < 70; i++)
+        a[i] = any();
+    for (size_t n = 0; n <= 70; n++) {
+        vec_dots(out, a, pointers, AT, N_ROWS, n);
+        for (size_t r = 0; r < N_ROWS; r++)
+            assert_true(out[r] == vec_dot(a, rows[r] + AT, n));
+    }
+}
+
+static void weighted_sum_adds_row_after_row(void **state)
+{
+    enum { N_ROWS = 7, AT = 3, N = 150 };
+    static float rows[N_ROWS][AT + N];
+    const float *pointers[N_ROWS];
+    float w[N_ROWS], out[N];
+
+    (void)state;
+    for (size_t r = 0; r < N_ROWS; r++) {
+        pointers[r] = rows[r];
+        w[r] = any();
+        for (size_t i = 0; i < AT + N; i++)
+            rows[r][i] = any();
+    }
+    for (size_t n_rows = 0; n_rows <= N_ROWS; n_rows++)
+        for (size_t n = 0; n <= N; n++) {
+            vec_weighted_sum(out, w, pointers, AT, n_rows, n);
+            for (size_t i = 0; i < n; i++) {
+                volatile float want = 0;
+
+                for (size_t r = 0; r < n_rows; r++) {
+                    volatile float product = w[r] * rows[r][AT + i];
+                    want = want + product;
+                }
+                assert_true(out[i] == want);
+            }
+        }
 }
 
 static void exp_is_within_two_units_in_the_last_place(void **state)
@@ -162,6 +213,8 @@ int main(void)
         cmocka_unit_test(dot_has_exactly_the_bits_of_the_stated_order),
         cmocka_unit_test(dot_does_not_depend_on_alignment),
         cmocka_unit_test(affine_adds_in_the_order_of_c_whatever_the_batch),
+        cmocka_unit_test(dots_have_the_bits_of_single_ones),
+        cmocka_unit_test(weighted_sum_adds_row_after_row),
         cmocka_unit_test(exp_is_within_two_units_in_the_last_place),
         cmocka_unit_test(exp_ends_in_zero_and_infinity_and_keeps_nan),
         cmocka_unit_test(softmax_sums_to_one_and_keeps_masked_entries_at_zero),

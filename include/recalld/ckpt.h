@@ -1,0 +1,67 @@
+/* ckpt.h - one view over every checkpoint format: named tensors in a file mapped read-only.
+ *
+ * Formats are told apart by content, never by file name. Nothing in a file is executed; every
+ * length is checked before it is believed. safetensors is the first format; others add a row to the
+ * table in ckpt.c. A ckpt never changes once open: any thread may read it. */
+#ifndef RECALLD_CKPT_H
+#define RECALLD_CKPT_H
+
+#include "recalld/base.h"
+
+#define CKPT_MAX_DIMS 8
+
+enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_I64 };
+
+/* A view: name and data are borrowed from the ckpt. Row-major, little-endian, maybe unaligned. */
+struct tensor {
+    const char *name;
+    enum dtype dtype;
+    int n_dims;
+    size_t shape[CKPT_MAX_DIMS];
+    size_t count; /* product of shape */
+    const uint8_t *data;
+    size_t bytes;
+};
+
+struct ckpt;
+
+/* NULL with *err set (NOT_FOUND, IO, FORMAT, LIMIT, NOMEM). */
+struct ckpt *ckpt_open(const char *path, struct err *err) WARN_UNUSED;
+/* Bytes are borrowed and must outlive the ckpt; `name` is for messages and is copied. */
+struct ckpt *ckpt_open_mem(const char *name, const void *bytes, size_t len, struct err *err)
+    WARN_UNUSED;
+void ckpt_free(struct ckpt *c);
+
+const char *ckpt_name(const struct ckpt *c);
+const char *ckpt_format(const struct ckpt *c); /* "safetensors" */
+size_t ckpt_count(const struct ckpt *c);
+const struct tensor *ckpt_at(const struct ckpt *c, size_t i); /* in the file's order */
+const struct tensor *ckpt_find(const struct ckpt *c,
+                               const char *name); /* NULL when there is none */
+/* A string of the file's own metadata (safetensors __metadata__), or NULL. */
+const char *ckpt_meta(const struct ckpt *c, const char *key);
+size_t ckpt_meta_count(const struct ckpt *c);
+const char *ckpt_meta_key(const struct ckpt *c, size_t i);
+
+const char *dtype_name(enum dtype d);
+size_t dtype_size(enum dtype d);
+
+/* The values as float32 (F32, F16, BF16; I64 is ERR_FORMAT). NaN and infinity are refused, naming
+ * file, tensor and position. When the stored form is aligned float32 the result is a view into the
+ * file and *owned is NULL; otherwise *owned is the copy, which the caller frees with free(). */
+const float *tensor_f32(const struct ckpt *c, const struct tensor *t, float **owned,
+                        struct err *err) WARN_UNUSED;
+
+/* For tools and tests: a safetensors file. Tensors in the order given, F32 only. */
+struct ckpt_writer_tensor {
+    const char *name;
+    int n_dims;
+    size_t shape[CKPT_MAX_DIMS];
+    const float *data;
+};
+void ckpt_encode(struct buf *out, const struct ckpt_writer_tensor *t, size_t n,
+                 const char *const *meta /* key, value, ..., NULL; or NULL */);
+int ckpt_write(const char *path, const struct ckpt_writer_tensor *t, size_t n,
+               const char *const *meta, struct err *err) WARN_UNUSED;
+
+#endif

@@ -1,0 +1,133 @@
+/* model.h - a trained multi-interest model: from a user's recent rows to K interest vectors.
+ *
+ * One generic routine (model-semantics.md section 0) with the options of design.md section 3; a
+ * variant is a row of values for all of them. Inference only; never changes after loading, so any
+ * thread may use it, each with its own scratch. All arithmetic is vec.h's: the same rows give the
+ * same bits whatever the batch or the machine. */
+#ifndef RECALLD_MODEL_H
+#define RECALLD_MODEL_H
+
+#include "recalld/base.h"
+#include "recalld/ckpt.h"
+
+#define MODEL_PASSES_MAX 16
+#define MODEL_INTERESTS_MAX 64
+#define MODEL_HISTORY_MAX 1024
+#define MODEL_DIM_MAX 4096
+
+enum model_bilinear {
+    BILINEAR_SHARED,
+    BILINEAR_SHARED_INTERLEAVED,
+    BILINEAR_PER_INTEREST,
+    BILINEAR_PER_POSITION
+};
+enum model_axis { AXIS_INTEREST, AXIS_SEQUENCE };
+enum model_mask { MASK_BEFORE, MASK_AFTER };
+enum model_padding_vector { PADDING_ZERO, PADDING_LIVE };
+enum model_init {
+    INIT_ZEROS,
+    INIT_TENSOR,
+    INIT_FILE,
+    INIT_NORMAL,
+    INIT_TRUNCATED_NORMAL,
+    INIT_UNIFORM,
+    INIT_EASYREC
+};
+enum model_update { UPDATE_ADD, UPDATE_ADD_CLIPPED, UPDATE_REPLACE_SCALED, UPDATE_PROBABILITY_ADD };
+enum model_activation { ACTIVATION_SQUASH, ACTIVATION_L2, ACTIVATION_NONE };
+enum model_squash { SQUASH_EPS_INSIDE, SQUASH_CLAMP_SQUARE, SQUASH_CLAMP_LENGTH };
+enum model_projection { PROJECTION_NONE, PROJECTION_RELU };
+enum model_dynamic {
+    KDYN_NONE,
+    KDYN_FLOOR_LOG2,
+    KDYN_CEIL_LOG2,
+    KDYN_TRUNC_LN,
+    KDYN_FLOOR_LOG2_1P
+};
+enum model_order { ORDER_OLDEST_FIRST, ORDER_NEWEST_FIRST };
+enum model_truncate { TRUNCATE_LAST, TRUNCATE_FIRST };
+enum model_padding_by { PADDING_BY_LENGTH, PADDING_BY_ID };
+
+/* Integers that are 0 are read from tensor shapes where shapes tell, otherwise required. */
+struct model_options {
+    const char *variant; /* a name of the variant table, or NULL; static string */
+    enum model_bilinear bilinear;
+    int interests, max_history, item_dim, capsule_dim, iterations;
+    enum model_axis softmax[MODEL_PASSES_MAX]; /* by pass */
+    int softmax_passes; /* length of the list given; 0: one value stands for all passes */
+    enum model_mask mask;
+    enum model_padding_vector padding_vector;
+    enum model_init init;
+    char init_name[256]; /* tensor or file */
+    uint64_t init_seed;
+    double init_std;
+    enum model_update update;
+    enum model_activation mid_activation;
+    enum model_squash squash;
+    double squash_eps, squash_power, squash_ratio, logit_scale;
+    enum model_projection projection; /* key relu_layer is another name for it */
+    bool normalize_user, normalize_item;
+    enum model_dynamic dynamic_interests;
+    enum model_order history_order;
+    enum model_truncate truncate;
+    enum model_padding_by padding_by;
+};
+
+/* The options of a variant; ERR_USAGE lists the names when there is no such. */
+int model_options_variant(struct model_options *o, const char *variant, struct err *err)
+    WARN_UNUSED;
+/* One key of the vocabulary, its value as text, plain or JSON (a softmax list as JSON or
+ * comma-separated). `variant` must be set first: it resets all. ERR_USAGE names key, value and what
+ * is allowed. */
+int model_options_set(struct model_options *o, const char *key, const char *value, struct err *err)
+    WARN_UNUSED;
+/* From the checkpoint's own metadata: `variant` first, then every key of the vocabulary; other
+ * metadata keys are ignored. Returns how many keys were found. */
+int model_options_ckpt(struct model_options *o, const struct ckpt *c, struct err *err) WARN_UNUSED;
+/* All keys with their values, as (key, JSON text of the value) pairs, through `each`: what a
+ * manifest holds. `variant` comes first; integers that are still 0 are left out. */
+void model_options_each(const struct model_options *o,
+                        void (*each)(void *arg, const char *key, const char *json), void *arg);
+bool model_options_is_key(const char *key);
+
+struct model;
+/* `c` must outlive the model: tensors are views into it. `dir` is where INIT_FILE paths start
+ * (NULL: the working directory). ERR_USAGE: options that make no sense or are missing, a variant
+ * that cannot be loaded yet; ERR_FORMAT: a tensor is missing, has another shape or holds NaN;
+ * LIMIT, IO, NOMEM. */
+struct model *model_open(const struct ckpt *c, const struct model_options *o, const char *dir,
+                         struct err *err) WARN_UNUSED;
+void model_free(struct model *m);
+
+const struct model_options *model_options(const struct model *m); /* as completed from the shapes */
+int model_interest_count(const struct model *m);                  /* K */
+int model_dim(const struct model *m);              /* H, of interests and item vectors */
+size_t model_rows(const struct model *m);          /* rows of the item table */
+const float *model_vectors(const struct model *m); /* (rows, H), normalised if the options say so */
+size_t model_memory(const struct model *m);        /* bytes beside the mapped checkpoint */
+
+/* One user. `rows` oldest first, below model_rows, any number: the model truncates and orders. */
+struct model_input {
+    const uint32_t *rows;
+    size_t n_rows;
+    int dynamic;       /* enum model_dynamic to use instead of the model's, or -1 */
+    float *interests;  /* out (K, H) */
+    float *weights;    /* out (K, used) those of the last pass, in the order of `rows`; or NULL */
+    size_t first_used; /* out: rows[first_used .. first_used + used) were used */
+    size_t used;       /* out */
+    int live;          /* out: K' <= K; interests beyond are zero */
+};
+
+/* Memory of one thread, for any model and any batch: it grows when it must (aborting when memory is
+ * out), then stays, so a warm one never allocates. It belongs to no model, since a bundle may be
+ * swapped under a worker. */
+struct model_scratch;
+struct model_scratch *model_scratch_new(void);
+void model_scratch_free(struct model_scratch *s);
+/* Any number of users; weights that depend on the position are read once for each block of up to
+ * MODEL_BATCH of them. Never fails. */
+#define MODEL_BATCH 16
+void model_interests(const struct model *m, struct model_scratch *s, struct model_input *in,
+                     size_t n);
+
+#endif

@@ -1,0 +1,359 @@
+/* ckpt.c - tells checkpoint formats apart, finds tensors by name and hands out their values as
+ * float32. What a format looks like inside is its own file's business. */
+#include "format.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- formats ------------------------------------------------------------------- */
+
+static bool starts_with(const uint8_t *bytes, size_t len, const char *magic, size_t n)
+{
+    return len >= n && memcmp(bytes, magic, n) == 0;
+}
+
+/* "{" at byte 8 is the start of the JSON header. */
+static bool has_header_brace(const uint8_t *bytes, size_t len)
+{
+    return len > 8 && bytes[8] == '{';
+}
+
+static bool is_safetensors(const uint8_t *bytes, size_t len)
+{
+    struct reader r;
+    uint64_t header;
+
+    reader_init(&r, NULL, bytes, len);
+    return has_header_brace(bytes, len) && reader_u64le(&r, &header) && header <= reader_left(&r);
+}
+
+/* Before zip files, torch wrote several pickles in a row; the first is this number. */
+static bool is_torch_legacy(const uint8_t *bytes, size_t len)
+{
+    return starts_with(bytes, len, "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", 14);
+}
+
+static bool is_pickle(const uint8_t *bytes, size_t len)
+{
+    return len >= 2 && bytes[0] == 0x80 && bytes[1] >= 2 && bytes[1] <= 4;
+}
+
+static bool is_zip(const uint8_t *bytes, size_t len)
+{
+    return starts_with(bytes, len, "PK\x03\x04", 4);
+}
+
+static bool is_hdf5(const uint8_t *bytes, size_t len)
+{
+    return starts_with(bytes, len, "\x89HDF", 4);
+}
+
+/* The table's footer ends in LevelDB's magic number. */
+static bool is_tf_index(const uint8_t *bytes, size_t len)
+{
+    static const uint8_t magic[8] = {0x57, 0xfb, 0x80, 0x8b, 0x24, 0x75, 0x47, 0xdb};
+
+    return len >= 48 && memcmp(bytes + len - sizeof magic, magic, sizeof magic) == 0;
+}
+
+/* The first row that fits. A safetensors header may be 640 bytes long, which is 80 02 and zeros,
+ * the start of a pickle: so it is asked first. A damaged length is better explained by its own
+ * reader than by "unknown format": so it is asked again at the end, less strictly. */
+static const struct ckpt_format formats[] = {
+    {"safetensors", is_safetensors, safetensors_load},
+    {"legacy torch (.pt)", is_torch_legacy, NULL},
+    {"pickle (.pdparams)", is_pickle, NULL},
+    {"torch zip (.pt, .pth)", is_zip, NULL},
+    {"HDF5 (.h5)", is_hdf5, NULL},
+    {"TensorFlow index (.index)", is_tf_index, NULL},
+    {"safetensors", has_header_brace, safetensors_load},
+};
+
+static int sniff(struct ckpt *c, struct err *err)
+{
+    if (c->len == 0)
+        return err_set(err, ERR_FORMAT, "%s: the file is empty", c->name);
+    for (size_t i = 0; i < ARRAY_LEN(formats); i++) {
+        if (!formats[i].is(c->bytes, c->len))
+            continue;
+        c->format = &formats[i];
+        if (formats[i].load == NULL)
+            return err_set(err, ERR_FORMAT,
+                           "%s: recognised as a %s file, a format that is not read yet; convert it "
+                           "to safetensors (docs/models.md)",
+                           c->name, formats[i].name);
+        return 0;
+    }
+    return err_set(err, ERR_FORMAT, "%s: not a checkpoint in a known format (safetensors)",
+                   c->name);
+}
+
+/* ---- opening ------------------------------------------------------------------- */
+
+static int by_name(const void *a, const void *b)
+{
+    const struct tensor *const *x = a, *const *y = b;
+
+    return strcmp((*x)->name, (*y)->name);
+}
+
+static int sort_names(struct ckpt *c, struct err *err)
+{
+    c->by_name = mem_try_array(c->n_tensors, sizeof(struct tensor *));
+    if (c->by_name == NULL)
+        return err_set(err, ERR_NOMEM, "%s: no memory for %zu tensors", c->name, c->n_tensors);
+    for (size_t i = 0; i < c->n_tensors; i++)
+        c->by_name[i] = &c->tensors[i];
+    qsort(c->by_name, c->n_tensors, sizeof(struct tensor *), by_name);
+    return 0;
+}
+
+/* Owns `c`. */
+static struct ckpt *load_take(struct ckpt *c, struct err *err)
+{
+    if (sniff(c, err) == -1 || c->format->load(c, err) == -1 || sort_names(c, err) == -1) {
+        ckpt_free(c);
+        return NULL;
+    }
+    return c;
+}
+
+struct ckpt *ckpt_open(const char *path, struct err *err)
+{
+    struct ckpt *c = xcalloc(1, sizeof *c);
+
+    c->name = xstrdup(path);
+    if (file_map(&c->file, path, err) == -1) {
+        ckpt_free(c);
+        return NULL;
+    }
+    c->bytes = c->file.bytes;
+    c->len = c->file.len;
+    return load_take(c, err);
+}
+
+struct ckpt *ckpt_open_mem(const char *name, const void *bytes, size_t len, struct err *err)
+{
+    struct ckpt *c = xcalloc(1, sizeof *c);
+
+    c->name = xstrdup(name);
+    c->bytes = bytes;
+    c->len = len;
+    return load_take(c, err);
+}
+
+void ckpt_free(struct ckpt *c)
+{
+    if (c == NULL)
+        return;
+    free(c->by_name);
+    free(c->tensors);
+    free(c->meta);
+    json_decref(c->strings);
+    file_unmap(&c->file);
+    free(c->name);
+    free(c);
+}
+
+/* ---- looking ------------------------------------------------------------------- */
+
+const char *ckpt_name(const struct ckpt *c)
+{
+    return c->name;
+}
+
+const char *ckpt_format(const struct ckpt *c)
+{
+    return c->format->name;
+}
+
+size_t ckpt_count(const struct ckpt *c)
+{
+    return c->n_tensors;
+}
+
+const struct tensor *ckpt_at(const struct ckpt *c, size_t i)
+{
+    return &c->tensors[i];
+}
+
+const struct tensor *ckpt_find(const struct ckpt *c, const char *name)
+{
+    const struct tensor key = {.name = name}, *wanted = &key;
+    const struct tensor **found =
+        bsearch(&wanted, c->by_name, c->n_tensors, sizeof(struct tensor *), by_name);
+
+    return found == NULL ? NULL : *found;
+}
+
+const char *ckpt_meta(const struct ckpt *c, const char *key)
+{
+    for (size_t i = 0; i < c->n_meta; i++)
+        if (strcmp(c->meta[i].key, key) == 0)
+            return c->meta[i].value;
+    return NULL;
+}
+
+size_t ckpt_meta_count(const struct ckpt *c)
+{
+    return c->n_meta;
+}
+
+const char *ckpt_meta_key(const struct ckpt *c, size_t i)
+{
+    return c->meta[i].key;
+}
+
+static const struct {
+    const char *name;
+    size_t size;
+} dtypes[] = {
+    [DTYPE_F32] = {"F32", 4},
+    [DTYPE_F16] = {"F16", 2},
+    [DTYPE_BF16] = {"BF16", 2},
+    [DTYPE_I64] = {"I64", 8},
+};
+
+const char *dtype_name(enum dtype d)
+{
+    return dtypes[d].name;
+}
+
+size_t dtype_size(enum dtype d)
+{
+    return dtypes[d].size;
+}
+
+/* ---- values as float32 --------------------------------------------------------- */
+
+static float from_bits(uint32_t bits)
+{
+    float f;
+
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+/* IEEE half to single; every half has an exact single. */
+static float from_f16(uint16_t half)
+{
+    uint32_t sign = (uint32_t)(half & 0x8000) << 16;
+    uint32_t exponent = half >> 10 & 0x1f, fraction = half & 0x3ff;
+
+    if (exponent == 0) { /* zero or subnormal: fraction * 2^-24 */
+        float f = (float)fraction * 0x1p-24f;
+
+        return sign != 0 ? -f : f;
+    }
+    if (exponent == 0x1f)
+        return from_bits(sign | 0x7f800000 | fraction << 13);
+    return from_bits(sign | (exponent + 112) << 23 | fraction << 13);
+}
+
+static uint16_t u16le(const uint8_t *p)
+{
+    return (uint16_t)(p[0] | p[1] << 8);
+}
+
+static void convert(float *out, const struct tensor *t)
+{
+    if (t->dtype == DTYPE_F32)
+        memcpy(out, t->data, t->bytes);
+    else if (t->dtype == DTYPE_F16)
+        for (size_t i = 0; i < t->count; i++)
+            out[i] = from_f16(u16le(t->data + 2 * i));
+    else
+        for (size_t i = 0; i < t->count; i++)
+            out[i] = from_bits((uint32_t)u16le(t->data + 2 * i) << 16);
+}
+
+#define EXPONENT_ALL_ONES 0x7f800000u
+
+static bool is_finite(float f)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &f, sizeof bits);
+    return (bits & EXPONENT_ALL_ONES) != EXPONENT_ALL_ONES;
+}
+
+/* How many values from the start are finite. Whole blocks first: no branch inside. */
+static size_t finite_count(const float *v, size_t n)
+{
+    enum { BLOCK = 256 };
+    size_t i = 0;
+
+    for (bool clean = true; clean && n - i >= BLOCK; i += clean ? BLOCK : 0) {
+        unsigned bad = 0;
+
+        for (size_t j = 0; j < BLOCK; j++)
+            bad |= !is_finite(v[i + j]);
+        clean = bad == 0;
+    }
+    while (i < n && is_finite(v[i]))
+        i++;
+    return i;
+}
+
+/* "[192,57]" for element `at`. */
+static void put_coordinates(struct buf *b, const struct tensor *t, size_t at)
+{
+    size_t below = t->count;
+
+    buf_putc(b, '[');
+    for (int d = 0; d < t->n_dims; d++) {
+        below /= t->shape[d];
+        buf_printf(b, d > 0 ? ",%zu" : "%zu", at / below % t->shape[d]);
+    }
+    buf_putc(b, ']');
+}
+
+static int refuse_non_finite(const struct ckpt *c, const struct tensor *t, const float *v,
+                             struct err *err)
+{
+    size_t at = finite_count(v, t->count);
+    struct buf where = BUF_INIT;
+
+    if (at == t->count)
+        return 0;
+    put_coordinates(&where, t, at);
+    err_set(err, ERR_FORMAT, "%s: tensor %s holds %s at element %zu %s", c->name, t->name,
+            v[at] != v[at] ? "NaN" : "infinity", at, buf_cstr(&where));
+    buf_clear(&where);
+    return -1;
+}
+
+static bool is_view(const struct tensor *t)
+{
+    return t->dtype == DTYPE_F32 && (uintptr_t)t->data % _Alignof(float) == 0;
+}
+
+const float *tensor_f32(const struct ckpt *c, const struct tensor *t, float **owned,
+                        struct err *err)
+{
+    const float *values;
+
+    *owned = NULL;
+    if (t->dtype == DTYPE_I64) {
+        err_set(err, ERR_FORMAT, "%s: tensor %s holds I64, floats are needed", c->name, t->name);
+        return NULL;
+    }
+    if (is_view(t)) {
+        values = (const float *)(const void *)t->data;
+    } else {
+        *owned = mem_try_aligned(t->count, sizeof(float));
+        if (*owned == NULL) {
+            err_set(err, ERR_NOMEM, "%s: no memory for tensor %s (%zu values)", c->name, t->name,
+                    t->count);
+            return NULL;
+        }
+        convert(*owned, t);
+        values = *owned;
+    }
+    if (refuse_non_finite(c, t, values, err) == -1) {
+        free(*owned);
+        *owned = NULL;
+        return NULL;
+    }
+    return values;
+}

@@ -1,0 +1,556 @@
+/* test_ckpt.c - what a checkpoint reader must give, and what it must refuse.
+ *
+ * tests/invalid/safetensors holds broken files, each beside the message that must refuse it. */
+#include "recalld/ckpt.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define INVALID_DIR "tests/invalid/safetensors"
+
+/* ---- helpers --------------------------------------------------------------------- */
+
+/* A template for mkstemp or mkdtemp; caller frees. */
+static char *temporary_name(void)
+{
+    const char *dir = getenv("TMPDIR");
+
+    return path_join(dir != NULL ? dir : P_tmpdir, "test_ckpt.XXXXXX");
+}
+
+/* A file from its header and data. */
+static struct buf encode(const char *header, const void *data, size_t len)
+{
+    struct buf b = BUF_INIT;
+
+    for (int i = 0; i < 8; i++)
+        buf_putc(&b, (char)(strlen(header) >> 8 * i & 0xff));
+    buf_puts(&b, header);
+    buf_put(&b, data, len);
+    return b;
+}
+
+static struct ckpt *open_buf(const struct buf *b, struct err *err)
+{
+    return ckpt_open_mem("mem", b->p, b->len, err);
+}
+
+/* Opens bytes that must be good. */
+static struct ckpt *open_good(const struct buf *b)
+{
+    struct err err = ERR_INIT;
+    struct ckpt *c = open_buf(b, &err);
+
+    assert_string_equal(err.text, "");
+    assert_non_null(c);
+    return c;
+}
+
+static const float two[2] = {1.5f, -2};
+static const float six[6] = {1, 2, 3, 4, 5, 6};
+static const struct ckpt_writer_tensor pair[] = {
+    {"second/name", 2, {2, 3}, six},
+    {"a", 1, {2}, two},
+};
+static const char *const metadata[] = {"variant", "thudm-mind", "note", "x \"y\"", NULL};
+
+static struct buf pair_file(void)
+{
+    struct buf b = BUF_INIT;
+
+    ckpt_encode(&b, pair, 2, metadata);
+    return b;
+}
+
+/* ---- reading --------------------------------------------------------------------- */
+
+static void what_was_written_is_read_back(void **state)
+{
+    char *path = temporary_name();
+    struct err err = ERR_INIT;
+    const struct tensor *t;
+    struct ckpt *c;
+    float *owned;
+
+    (void)state;
+    close(mkstemp(path));
+    assert_int_equal(ckpt_write(path, pair, 2, metadata, &err), 0);
+    c = ckpt_open(path, &err);
+    assert_non_null(c);
+    unlink(path);
+    assert_string_equal(ckpt_name(c), path);
+    assert_string_equal(ckpt_format(c), "safetensors");
+    assert_int_equal(ckpt_count(c), 2);
+    t = ckpt_find(c, "second/name");
+    assert_non_null(t);
+    assert_ptr_equal(t, ckpt_at(c, 0));
+    assert_int_equal(t->dtype, DTYPE_F32);
+    assert_int_equal(t->n_dims, 2);
+    assert_int_equal(t->shape[0], 2);
+    assert_int_equal(t->shape[1], 3);
+    assert_int_equal(t->count, 6);
+    assert_int_equal(t->bytes, 24);
+    assert_memory_equal(tensor_f32(c, t, &owned, &err), six, sizeof six);
+    assert_null(owned);
+    assert_string_equal(ckpt_at(c, 1)->name, "a");
+    assert_memory_equal(tensor_f32(c, ckpt_find(c, "a"), &owned, &err), two, sizeof two);
+    ckpt_free(c);
+    free(path);
+}
+
+static void a_tensor_that_is_not_there_is_not_found(void **state)
+{
+    struct buf b = pair_file();
+    struct ckpt *c = open_good(&b);
+
+    (void)state;
+    assert_null(ckpt_find(c, ""));
+    assert_null(ckpt_find(c, "b"));
+    assert_null(ckpt_find(c, "second/nam"));
+    assert_null(ckpt_find(c, "__metadata__"));
+    ckpt_free(c);
+    buf_clear(&b);
+}
+
+static void metadata_are_strings_by_key(void **state)
+{
+    struct buf b = pair_file();
+    struct ckpt *c = open_good(&b);
+
+    (void)state;
+    assert_int_equal(ckpt_meta_count(c), 2);
+    assert_string_equal(ckpt_meta_key(c, 0), "variant");
+    assert_string_equal(ckpt_meta(c, "variant"), "thudm-mind");
+    assert_string_equal(ckpt_meta(c, "note"), "x \"y\"");
+    assert_null(ckpt_meta(c, "interests"));
+    ckpt_free(c);
+    buf_clear(&b);
+}
+
+static void a_file_without_tensors_or_metadata_is_good(void **state)
+{
+    struct buf b = encode("{}", NULL, 0);
+    struct ckpt *c = open_good(&b);
+
+    (void)state;
+    assert_int_equal(ckpt_count(c), 0);
+    assert_int_equal(ckpt_meta_count(c), 0);
+    assert_null(ckpt_find(c, "a"));
+    ckpt_free(c);
+    buf_clear(&b);
+}
+
+static void tensors_come_in_the_order_of_their_data(void **state)
+{
+    struct buf b = encode("{\"late\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[4,8]},"
+                          "\"early\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}  ",
+                          six, 8);
+    struct ckpt *c = open_good(&b);
+
+    (void)state;
+    assert_string_equal(ckpt_at(c, 0)->name, "early");
+    assert_string_equal(ckpt_at(c, 1)->name, "late");
+    assert_int_equal(ckpt_at(c, 1)->n_dims, 0);
+    assert_int_equal(ckpt_at(c, 1)->count, 1);
+    ckpt_free(c);
+    buf_clear(&b);
+}
+
+/* ---- values ---------------------------------------------------------------------- */
+
+static float *read_copy(const struct buf *b, struct err *err)
+{
+    struct ckpt *c = open_good(b);
+    float *owned;
+    const float *values = tensor_f32(c, ckpt_at(c, 0), &owned, err);
+
+    assert_ptr_equal(values, owned);
+    ckpt_free(c);
+    return owned;
+}
+
+static void aligned_floats_are_a_view_and_others_a_copy(void **state)
+{
+    /* 56 + 8 bytes of header are a multiple of 4, 57 + 8 are not. */
+    struct buf aligned =
+        encode("{\"t\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}  ", two, 8);
+    struct buf odd =
+        encode("{\"t\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}   ", two, 8);
+    struct err err = ERR_INIT;
+    struct ckpt *c = open_good(&aligned);
+    float *owned;
+
+    (void)state;
+    assert_ptr_equal(tensor_f32(c, ckpt_at(c, 0), &owned, &err), ckpt_at(c, 0)->data);
+    assert_null(owned);
+    ckpt_free(c);
+    owned = read_copy(&odd, &err);
+    assert_memory_equal(owned, two, sizeof two);
+    free(owned);
+    buf_clear(&aligned);
+    buf_clear(&odd);
+}
+
+/* By the definition, not by bits. */
+static double half_value(unsigned half)
+{
+    int exponent = half >> 10 & 0x1f;
+    double fraction = half & 0x3ff;
+    double v = exponent == 0 ? ldexp(fraction, -24) : ldexp(1024 + fraction, exponent - 25);
+
+    return half & 0x8000 ? -v : v;
+}
+
+static void every_finite_half_becomes_the_same_number(void **state)
+{
+    enum { N = 63488 };
+    static uint16_t halves[N];
+    struct err err = ERR_INIT;
+    struct buf b;
+    float *values;
+    size_t n = 0;
+
+    (void)state;
+    for (unsigned h = 0; h < 0x10000; h++)
+        if ((h & 0x7c00) != 0x7c00)
+            halves[n++] = (uint16_t)h;
+    assert_int_equal(n, N);
+    b = encode("{\"t\":{\"dtype\":\"F16\",\"shape\":[63488],\"data_offsets\":[0,126976]}}", halves,
+               sizeof halves);
+    values = read_copy(&b, &err);
+    assert_non_null(values);
+    for (size_t i = 0; i < N; i++) {
+        assert_true((double)values[i] == half_value(halves[i]));
+        assert_int_equal(!!signbit(values[i]), halves[i] >> 15);
+    }
+    free(values);
+    buf_clear(&b);
+}
+
+static void bfloat16_is_the_upper_half_of_a_float(void **state)
+{
+    static const float expected[] = {1, -2.5f, 0x1p-133f, 3.3895314e38f, 0};
+    static const uint16_t bits[] = {0x3f80, 0xc020, 0x0001, 0x7f7f, 0};
+    struct buf b = encode("{\"t\":{\"dtype\":\"BF16\",\"shape\":[5],\"data_offsets\":[0,10]}}",
+                          bits, sizeof bits);
+    struct err err = ERR_INIT;
+    float *values = read_copy(&b, &err);
+
+    (void)state;
+    assert_memory_equal(values, expected, sizeof expected);
+    free(values);
+    buf_clear(&b);
+}
+
+static void nan_and_infinity_are_refused_by_name_and_place(void **state)
+{
+    enum { ROWS = 300, DIM = 4 };
+    static float values[ROWS][DIM];
+    const struct ckpt_writer_tensor t = {"w", 2, {ROWS, DIM}, &values[0][0]};
+    static const struct {
+        size_t row, column;
+        float value;
+        const char *text;
+    } cases[] = {
+        {0, 0, NAN, "mem: tensor w holds NaN at element 0 [0,0]"},
+        {257, 3, NAN, "mem: tensor w holds NaN at element 1031 [257,3]"},
+        {299, 3, INFINITY, "mem: tensor w holds infinity at element 1199 [299,3]"},
+        {1, 2, -INFINITY, "mem: tensor w holds infinity at element 6 [1,2]"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct err err = ERR_INIT;
+        struct buf b = BUF_INIT;
+        struct ckpt *c;
+        float *owned;
+
+        values[cases[i].row][cases[i].column] = cases[i].value;
+        ckpt_encode(&b, &t, 1, NULL);
+        values[cases[i].row][cases[i].column] = 0;
+        c = open_good(&b);
+        assert_null(tensor_f32(c, ckpt_at(c, 0), &owned, &err));
+        assert_null(owned);
+        assert_int_equal(err.code, ERR_FORMAT);
+        assert_string_equal(err.text, cases[i].text);
+        ckpt_free(c);
+        buf_clear(&b);
+    }
+}
+
+static void an_infinite_half_is_refused_too(void **state)
+{
+    static const uint16_t bits[] = {0x3c00, 0x7c00};
+    struct buf b =
+        encode("{\"t\":{\"dtype\":\"F16\",\"shape\":[2],\"data_offsets\":[0,4]}}", bits, 4);
+    struct err err = ERR_INIT;
+
+    (void)state;
+    assert_null(read_copy(&b, &err));
+    assert_string_equal(err.text, "mem: tensor t holds infinity at element 1 [1]");
+    buf_clear(&b);
+}
+
+static void integers_are_readable_but_not_as_floats(void **state)
+{
+    static const int64_t one = 1;
+    struct buf b =
+        encode("{\"ids\":{\"dtype\":\"I64\",\"shape\":[1],\"data_offsets\":[0,8]}}", &one, 8);
+    struct ckpt *c = open_good(&b);
+    struct err err = ERR_INIT;
+    float *owned;
+
+    (void)state;
+    assert_int_equal(ckpt_at(c, 0)->dtype, DTYPE_I64);
+    assert_null(tensor_f32(c, ckpt_at(c, 0), &owned, &err));
+    assert_int_equal(err.code, ERR_FORMAT);
+    assert_string_equal(err.text, "mem: tensor ids holds I64, floats are needed");
+    ckpt_free(c);
+    buf_clear(&b);
+}
+
+/* ---- refusing -------------------------------------------------------------------- */
+
+static void check_invalid(const char *stem)
+{
+    char *path = xasprintf("%s/%s.safetensors", INVALID_DIR, stem);
+    char *message = xasprintf("%s/%s.txt", INVALID_DIR, stem);
+    struct buf bytes = BUF_INIT, expected = BUF_INIT;
+    struct err err = ERR_INIT;
+
+    buf_printf(&expected, "%s: ", stem);
+    assert_int_equal(file_read(path, 1 << 20, &bytes, &err), 0);
+    assert_int_equal(file_read(message, 4096, &expected, &err), 0);
+    expected.len--; /* '\n' */
+    assert_null(ckpt_open_mem(stem, bytes.p, bytes.len, &err));
+    assert_string_equal(err.text, buf_cstr(&expected));
+    assert_int_equal(err.code, strcmp(stem, "name-too-long") == 0 ? ERR_LIMIT : ERR_FORMAT);
+    buf_clear(&bytes);
+    buf_clear(&expected);
+    free(path);
+    free(message);
+}
+
+static void every_broken_file_is_refused_with_its_message(void **state)
+{
+    DIR *dir = opendir(INVALID_DIR);
+    size_t n = 0;
+
+    (void)state;
+    assert_non_null(dir);
+    for (struct dirent *e; (e = readdir(dir)) != NULL;) {
+        char *end = strstr(e->d_name, ".safetensors");
+
+        if (end == NULL)
+            continue;
+        *end = '\0';
+        check_invalid(e->d_name);
+        n++;
+    }
+    closedir(dir);
+    assert_true(n >= 30);
+}
+
+static void other_formats_are_recognised_and_not_read(void **state)
+{
+    static const struct {
+        const char *bytes;
+        size_t len;
+        const char *format;
+    } cases[] = {
+        {"\x80\x02}q\x00(X\x03\x00\x00\x00", 11, "pickle (.pdparams)"},
+        {"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00}", 12, "pickle (.pdparams)"},
+        {"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15, "legacy torch (.pt)"},
+        {"PK\x03\x04\x00\x00\x08\x08", 8, "torch zip (.pt, .pth)"},
+        {"\x89HDF\r\n\x1a\n", 8, "HDF5 (.h5)"},
+        {"01234567890123456789012345678901234567890123\0\0\0\0\x57\xfb\x80\x8b\x24\x75\x47\xdb", 56,
+         "TensorFlow index (.index)"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct err err = ERR_INIT;
+        char *text = xasprintf("f: recognised as a %s file, a format that is not read yet; "
+                               "convert it to safetensors (docs/models.md)",
+                               cases[i].format);
+
+        assert_null(ckpt_open_mem("f", cases[i].bytes, cases[i].len, &err));
+        assert_int_equal(err.code, ERR_FORMAT);
+        assert_string_equal(err.text, text);
+        free(text);
+    }
+}
+
+/* 640 = 0x280: the length looks like the start of a pickle. */
+static void a_header_of_640_bytes_is_no_pickle(void **state)
+{
+    struct buf header = BUF_INIT, b;
+    struct ckpt *c;
+
+    (void)state;
+    buf_puts(&header, "{}");
+    while (header.len < 640)
+        buf_putc(&header, ' ');
+    b = encode(buf_cstr(&header), NULL, 0);
+    c = open_good(&b);
+    ckpt_free(c);
+    buf_clear(&header);
+    buf_clear(&b);
+}
+
+static void a_header_beyond_100_megabytes_is_refused(void **state)
+{
+    enum { LEN = 100000001 };
+    struct err err = ERR_INIT;
+    char *bytes = calloc(1, LEN + 8); /* pages of zeros, never touched */
+    uint64_t len = LEN;
+
+    (void)state;
+    memcpy(bytes, &len, sizeof len);
+    bytes[8] = '{';
+    assert_null(ckpt_open_mem("big", bytes, LEN + 8, &err));
+    assert_int_equal(err.code, ERR_LIMIT);
+    assert_string_equal(err.text, "big: the header has 100000001 bytes, the limit is 100000000");
+    free(bytes);
+}
+
+static void more_than_100000_tensors_are_refused(void **state)
+{
+    struct err err = ERR_INIT;
+    struct buf header = BUF_INIT, b;
+
+    (void)state;
+    for (int i = 0; i < 100001; i++)
+        buf_printf(&header, "%c\"%d\":0", i == 0 ? '{' : ',', i);
+    buf_putc(&header, '}');
+    b = encode(buf_cstr(&header), NULL, 0);
+    assert_null(open_buf(&b, &err));
+    assert_int_equal(err.code, ERR_LIMIT);
+    assert_string_equal(err.text, "mem: more than 100000 tensors");
+    buf_clear(&header);
+    buf_clear(&b);
+}
+
+static void a_file_that_is_not_there_says_so(void **state)
+{
+    struct err err = ERR_INIT;
+
+    (void)state;
+    assert_null(ckpt_open("/nonexistent/w.safetensors", &err));
+    assert_int_equal(err.code, ERR_NOT_FOUND);
+    assert_non_null(strstr(err.text, "/nonexistent/w.safetensors"));
+}
+
+static void every_shorter_file_is_refused(void **state)
+{
+    struct buf b = pair_file();
+
+    (void)state;
+    for (size_t len = 0; len < b.len; len++) {
+        struct err err = ERR_INIT;
+        char *cut = malloc(len + 1); /* its own block: reading past it is seen */
+
+        memcpy(cut, b.p, len);
+        assert_null(ckpt_open_mem("cut", cut, len, &err));
+        assert_int_not_equal(err.code, ERR_NONE);
+        free(cut);
+    }
+    buf_clear(&b);
+}
+
+/* Whatever a changed file says, it is read inside its bounds or refused with a sentence. */
+static void changed_bytes_never_lead_outside_the_file(void **state)
+{
+    struct buf good = pair_file();
+    uint64_t random = 1;
+
+    (void)state;
+    for (int round = 0; round < 20000; round++) {
+        struct err err = ERR_INIT;
+        char *bytes = malloc(good.len);
+        struct ckpt *c;
+
+        memcpy(bytes, good.p, good.len);
+        for (int i = 0; i <= round % 3; i++) {
+            random = random * 6364136223846793005u + 1442695040888963407u;
+            bytes[(random >> 33) % good.len] = (char)(random >> 24);
+        }
+        c = ckpt_open_mem("changed", bytes, good.len, &err);
+        assert_int_equal(c == NULL, err.code != ERR_NONE);
+        for (size_t i = 0; c != NULL && i < ckpt_count(c); i++) {
+            float *owned = NULL;
+
+            err_clear(&err);
+            if (tensor_f32(c, ckpt_at(c, i), &owned, &err) == NULL)
+                assert_int_not_equal(err.code, ERR_NONE);
+            free(owned);
+        }
+        ckpt_free(c);
+        free(bytes);
+    }
+    buf_clear(&good);
+}
+
+static void running_out_of_memory_is_an_error_with_nothing_leaked(void **state)
+{
+    static const uint16_t halves[2] = {0x3c00, 0};
+    struct buf b = encode("{\"__metadata__\":{\"k\":\"v\"},"
+                          "\"t\":{\"dtype\":\"F16\",\"shape\":[2],\"data_offsets\":[0,4]}}",
+                          halves, 4);
+    struct ckpt *c = NULL;
+    float *owned = NULL;
+    unsigned n = 0;
+
+    (void)state;
+    while (owned == NULL) {
+        struct err err = ERR_INIT;
+
+        mem_test_fail_at(++n);
+        c = open_buf(&b, &err);
+        if (c != NULL && tensor_f32(c, ckpt_at(c, 0), &owned, &err) == NULL)
+            ckpt_free(c);
+        if (owned == NULL)
+            assert_int_equal(err.code, ERR_NOMEM);
+    }
+    mem_test_fail_at(0);
+    assert_true(n >= 4); /* metadata, tensors, names, values */
+    assert_true(owned[0] == 1);
+    free(owned);
+    ckpt_free(c);
+    buf_clear(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_was_written_is_read_back),
+        cmocka_unit_test(a_tensor_that_is_not_there_is_not_found),
+        cmocka_unit_test(metadata_are_strings_by_key),
+        cmocka_unit_test(a_file_without_tensors_or_metadata_is_good),
+        cmocka_unit_test(tensors_come_in_the_order_of_their_data),
+        cmocka_unit_test(aligned_floats_are_a_view_and_others_a_copy),
+        cmocka_unit_test(every_finite_half_becomes_the_same_number),
+        cmocka_unit_test(bfloat16_is_the_upper_half_of_a_float),
+        cmocka_unit_test(nan_and_infinity_are_refused_by_name_and_place),
+        cmocka_unit_test(an_infinite_half_is_refused_too),
+        cmocka_unit_test(integers_are_readable_but_not_as_floats),
+        cmocka_unit_test(every_broken_file_is_refused_with_its_message),
+        cmocka_unit_test(other_formats_are_recognised_and_not_read),
+        cmocka_unit_test(a_header_of_640_bytes_is_no_pickle),
+        cmocka_unit_test(a_header_beyond_100_megabytes_is_refused),
+        cmocka_unit_test(more_than_100000_tensors_are_refused),
+        cmocka_unit_test(a_file_that_is_not_there_says_so),
+        cmocka_unit_test(every_shorter_file_is_refused),
+        cmocka_unit_test(changed_bytes_never_lead_outside_the_file),
+        cmocka_unit_test(running_out_of_memory_is_an_error_with_nothing_leaked),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
