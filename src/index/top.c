@@ -1,0 +1,135 @@
+/* top.c - selection and sorting of keys, largest first. */
+#include "top.h"
+
+#define SMALL 16
+
+static void insertion_sort(uint64_t *keys, size_t n)
+{
+    for (size_t i = 1; i < n; i++) {
+        uint64_t key = keys[i];
+        size_t at = i;
+
+        for (; at > 0 && keys[at - 1] < key; at--)
+            keys[at] = keys[at - 1];
+        keys[at] = key;
+    }
+}
+
+static uint64_t median(uint64_t a, uint64_t b, uint64_t c)
+{
+    uint64_t low = a < b ? a : b, high = a < b ? b : a;
+
+    return c < low ? low : c > high ? high : c;
+}
+
+/* Puts the keys above some pivot first and returns how many they are: 1 .. n - 1. Every step writes
+ * and only the counter depends on the comparison, so no branch is mispredicted. */
+static size_t partition(uint64_t *keys, size_t n)
+{
+    uint64_t pivot = median(keys[n / 4], keys[n / 2], keys[n - n / 4 - 1]);
+    size_t above = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        uint64_t key = keys[i];
+
+        keys[i] = keys[above];
+        keys[above] = key;
+        above += key > pivot;
+    }
+    if (above > 0)
+        return above;
+    /* Keys differ, so the median of three is below one of them. Should they not, set one apart. */
+    for (size_t i = 0; i < n; i++)
+        if (keys[i] == pivot) {
+            keys[i] = keys[0];
+            keys[0] = pivot;
+            break;
+        }
+    return 1;
+}
+
+/* The k largest of n keys first, in any order. */
+static void select_largest(uint64_t *keys, size_t n, size_t k)
+{
+    while (n > SMALL && k > 0 && k < n) {
+        size_t above = partition(keys, n);
+
+        if (above > k) {
+            n = above;
+        } else {
+            keys += above;
+            n -= above;
+            k -= above;
+        }
+    }
+    if (k > 0 && k < n)
+        insertion_sort(keys, n);
+}
+
+static void sort(uint64_t *keys, size_t n)
+{
+    while (n > SMALL) {
+        size_t above = partition(keys, n);
+
+        /* The smaller half by recursion: the depth stays below 64. */
+        if (above < n - above) {
+            sort(keys, above);
+            keys += above;
+            n -= above;
+        } else {
+            sort(keys + above, n - above);
+            n = above;
+        }
+    }
+    insertion_sort(keys, n);
+}
+
+static uint64_t smallest(const uint64_t *keys, size_t n)
+{
+    uint64_t least = keys[0];
+
+    for (size_t i = 1; i < n; i++)
+        least = keys[i] < least ? keys[i] : least;
+    return least;
+}
+
+void top_init(struct top *t, uint64_t *room, size_t k, float slack)
+{
+    *t = (struct top){room, 0, k, k > 0 ? -INFINITY : NAN, slack};
+}
+
+void top_prune(struct top *t)
+{
+    size_t kept = t->k;
+    uint64_t least;
+
+    if (t->n <= t->k)
+        return;
+    select_largest(t->keys, t->n, t->k);
+    t->floor = nextafterf(key_score(smallest(t->keys, t->k)) - t->slack, -INFINITY);
+    least = make_key(t->floor, UINT32_MAX);
+    for (size_t i = t->k; i < t->n; i++)
+        if (t->keys[i] >= least)
+            t->keys[kept++] = t->keys[i];
+    t->n = kept;
+}
+
+void top_cut(struct top *t)
+{
+    if (t->n <= t->k)
+        return;
+    select_largest(t->keys, t->n, t->k);
+    t->n = t->k;
+    t->floor = key_score(smallest(t->keys, t->k));
+    if (t->slack > 0)
+        t->floor = nextafterf(t->floor - t->slack, -INFINITY);
+}
+
+size_t top_finish(struct top *t, struct hit *hits)
+{
+    top_cut(t);
+    sort(t->keys, t->n);
+    for (size_t i = 0; i < t->n; i++)
+        hits[i] = (struct hit){key_row(t->keys[i]), key_score(t->keys[i])};
+    return t->n;
+}

@@ -1,0 +1,88 @@
+/* top.h - the k best of a stream of scored rows, from scores that may be off by a known amount.
+ *
+ * Entries are gathered in a buffer with room for more than k; when it is full, those that can no
+ * longer be among the k best are thrown out. That costs a few nanoseconds per entry where a heap of
+ * 200 costs tens. An entry is one integer that sorts as (score descending, row ascending) should.
+ */
+#ifndef RECALLD_INDEX_TOP_H
+#define RECALLD_INDEX_TOP_H
+
+#include "recalld/index.h"
+
+#include <math.h>
+#include <string.h>
+
+struct top {
+    uint64_t *keys;
+    size_t n, k;
+    float floor; /* a row that scores less cannot be among the k best; NaN: nothing is wanted */
+    float slack; /* how far two scores may deceive about their order; 0 = scores are final */
+};
+
+/* Entries a buffer must have room for. */
+static inline size_t top_room(size_t k)
+{
+    return 2 * k + 256;
+}
+
+void top_init(struct top *t, uint64_t *room, size_t k, float slack);
+/* Throws out what is more than `slack` below the k-th best. */
+void top_prune(struct top *t);
+/* Keeps the k best as the scores stand: for final scores. */
+void top_cut(struct top *t);
+/* Writes the k best, in order; returns how many there are. Scores must be final. */
+size_t top_finish(struct top *t, struct hit *hits);
+
+static inline bool top_full(const struct top *t)
+{
+    return t->n == top_room(t->k);
+}
+
+/* A float's bits, changed so that larger floats are larger integers. Adding zero turns -0 into 0.
+ */
+static inline uint32_t score_bits(float score)
+{
+    uint32_t bits;
+
+    score = score + 0.0f;
+    memcpy(&bits, &score, sizeof bits);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+static inline float key_score(uint64_t key)
+{
+    uint32_t bits = (uint32_t)(key >> 32);
+    float score;
+
+    bits = bits & 0x80000000u ? bits & 0x7fffffffu : ~bits;
+    memcpy(&score, &bits, sizeof score);
+    return score;
+}
+
+static inline uint32_t key_row(uint64_t key)
+{
+    return ~(uint32_t)key;
+}
+
+static inline uint64_t make_key(float score, uint32_t row)
+{
+    return (uint64_t)score_bits(score) << 32 | (uint32_t)~row;
+}
+
+/* There must be room. */
+static inline void top_add(struct top *t, float score, uint32_t row)
+{
+    t->keys[t->n++] = make_key(score, row);
+}
+
+/* A final score: makes room by itself. NaN is never among the best. */
+static inline void top_offer(struct top *t, float score, uint32_t row)
+{
+    if (!(score >= t->floor))
+        return;
+    if (top_full(t))
+        top_cut(t);
+    top_add(t, score, row);
+}
+
+#endif

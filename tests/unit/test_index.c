@@ -1,0 +1,705 @@
+/* Searching an index: the exact engine against its brute-force twin bit for bit, the Faiss engine
+ * against recall floors, and index files that are not what they claim to be. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "../../src/index/factory.h"
+#include "../../src/index/screen.h"
+#include "recalld/blas.h"
+#include "recalld/index.h"
+#include "recalld/vec.h"
+
+#include <errno.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- made-up data ------------------------------------------------------------------ */
+
+static uint64_t seed = 1;
+
+static uint32_t any(uint32_t below)
+{
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+    return (uint32_t)((seed >> 32) * below >> 32);
+}
+
+/* About normal, mean 0, deviation 1. */
+static float noise(void)
+{
+    float sum = 0;
+
+    for (int i = 0; i < 12; i++)
+        sum += (float)any(1 << 20) / (1 << 20);
+    return sum - 6;
+}
+
+static struct vectors new_vectors(size_t rows, size_t dim)
+{
+    struct vectors v = {xcalloc(rows * dim + 1, sizeof(float)), rows, dim};
+
+    return v;
+}
+
+static float *row_of(const struct vectors *v, size_t row)
+{
+    return (float *)(uintptr_t)v->data + row * v->dim;
+}
+
+static void free_vectors(struct vectors *v)
+{
+    free((void *)(uintptr_t)v->data);
+}
+
+static struct vectors random_vectors(size_t rows, size_t dim)
+{
+    struct vectors v = new_vectors(rows, dim);
+
+    for (size_t i = 0; i < rows * dim; i++)
+        row_of(&v, 0)[i] = noise();
+    return v;
+}
+
+/* Unit vectors around `centres` directions, as trained item vectors are. */
+static struct vectors clustered_vectors(size_t rows, size_t dim, size_t centres, float spread)
+{
+    struct vectors c = random_vectors(centres, dim), v = new_vectors(rows, dim);
+
+    for (size_t r = 0; r < rows; r++) {
+        const float *centre = row_of(&c, any((uint32_t)centres));
+
+        for (size_t d = 0; d < dim; d++)
+            row_of(&v, r)[d] = centre[d] + spread * noise();
+        vec_normalise(row_of(&v, r), row_of(&v, r), dim, 1e-9f);
+    }
+    free_vectors(&c);
+    return v;
+}
+
+/* Interests that lie between an item and some noise. */
+static float *interests_near(const struct vectors *v, int n, float spread)
+{
+    float *q = xcalloc((size_t)n * v->dim, sizeof *q);
+
+    for (int i = 0; i < n; i++) {
+        float *x = q + (size_t)i * v->dim;
+
+        for (size_t d = 0; d < v->dim; d++)
+            x[d] = spread * noise();
+        vec_axpy(x, 1, row_of(v, any((uint32_t)v->rows)), v->dim);
+        vec_normalise(x, x, v->dim, 1e-9f);
+    }
+    return q;
+}
+
+static struct index_query new_query(const float *interests, int n, size_t k)
+{
+    struct index_query q = {.interests = interests, .n_interests = n, .k = k, .effort = 1};
+
+    q.hits = xcalloc((size_t)n * k + 1, sizeof *q.hits);
+    q.found = xcalloc((size_t)n + 1, sizeof *q.found);
+    return q;
+}
+
+static void free_query(struct index_query *q)
+{
+    free(q->hits);
+    free(q->found);
+}
+
+/* About one row in `one_in`. */
+static struct row_filter *random_filter(size_t rows, uint32_t one_in)
+{
+    struct err err = ERR_INIT;
+    struct row_filter *f = filter_new(rows, &err);
+    uint32_t *list = xcalloc(rows + 1, sizeof *list);
+    const uint32_t *lists[] = {list};
+    size_t n = 0;
+
+    assert_non_null(f);
+    for (size_t r = 0; r < rows; r++)
+        if (any(one_in) == 0)
+            list[n++] = (uint32_t)r;
+    filter_any(f, lists, &n, 1);
+    free(list);
+    return f;
+}
+
+static void assert_same_answer(const struct index_query *a, const struct index_query *b)
+{
+    for (int i = 0; i < a->n_interests; i++) {
+        assert_int_equal(a->found[i], b->found[i]);
+        assert_memory_equal(a->hits + (size_t)i * a->k, b->hits + (size_t)i * b->k,
+                            a->found[i] * sizeof *a->hits);
+    }
+}
+
+static struct index *open_exact(const struct vectors *v, uint32_t first_row, uint32_t rows,
+                                size_t n_shards)
+{
+    struct index_shard shards[8] = {{NULL, 0, 0}};
+    struct index_spec spec = {.engine = "exact", .shards = shards, .n_shards = n_shards};
+    struct err err = ERR_INIT;
+    struct index *ix;
+
+    for (size_t i = 0; i < n_shards; i++) {
+        shards[i].first_row = first_row + (uint32_t)(rows * i / n_shards);
+        shards[i].rows = first_row + (uint32_t)(rows * (i + 1) / n_shards) - shards[i].first_row;
+    }
+    ix = index_open(&spec, v, &err);
+    assert_string_equal(err.text, "");
+    assert_non_null(ix);
+    return ix;
+}
+
+/* Searches with the index and with the twin, and compares. */
+static void assert_equals_brute(const struct index *ix, const struct vectors *v, uint32_t first_row,
+                                uint32_t rows, const float *interests, int n, size_t k,
+                                const struct row_filter *filter)
+{
+    struct index_query q = new_query(interests, n, k), twin = new_query(interests, n, k);
+    struct index_scratch *s = index_scratch_new();
+
+    q.filter = twin.filter = filter;
+    index_search(ix, s, &q, 1);
+    index_search_brute(v, first_row, rows, &twin, 1);
+    assert_same_answer(&q, &twin);
+    assert_false(q.late);
+    assert_int_equal(q.shards_failed, 0);
+    index_scratch_free(s);
+    free_query(&q);
+    free_query(&twin);
+}
+
+/* ---- exact ------------------------------------------------------------------------- */
+
+/* Some rows repeat others, some are zero. */
+static void make_it_awkward(struct vectors *v)
+{
+    for (size_t r = 0; r < v->rows; r++) {
+        float *x = row_of(v, r);
+
+        if (any(4) == 0)
+            memcpy(x, row_of(v, any((uint32_t)v->rows)), v->dim * sizeof *x);
+        else if (any(20) == 0)
+            memset(x, 0, v->dim * sizeof *x);
+    }
+}
+
+static void exact_search_equals_the_brute_twin_bit_for_bit(void **state)
+{
+    static const size_t ks[] = {1, 3, 10, 200, 6000};
+
+    (void)state;
+    for (int round = 0; round < 120; round++) {
+        size_t rows = round % 10 == 0 ? any(20) : any(5000), dim = 1 + any(130);
+        struct vectors v = random_vectors(rows + 1, dim);
+        uint32_t first_row = any(2), n_rows = (uint32_t)rows + 1 - first_row;
+        struct index *ix;
+        float *interests;
+        int n = 1 + (int)any(9);
+
+        make_it_awkward(&v);
+        ix = open_exact(&v, first_row, n_rows, 1 + any(8));
+        interests = interests_near(&v, n, 0.5f);
+        assert_equals_brute(ix, &v, first_row, n_rows, interests, n, ks[any(5)], NULL);
+        for (uint32_t one_in = 1; one_in < 3000; one_in *= 7) {
+            struct row_filter *f = random_filter(v.rows, one_in);
+
+            assert_equals_brute(ix, &v, first_row, n_rows, interests, n, ks[any(5)], f);
+            filter_free(f);
+        }
+        free(interests);
+        index_free(ix);
+        free_vectors(&v);
+    }
+}
+
+#define BATCH 8
+
+static void a_batch_gives_each_query_what_it_gets_alone(void **state)
+{
+    struct vectors v = clustered_vectors(3000, 24, 20, 0.3f);
+    struct index *ix = open_exact(&v, 1, 2999, 2);
+    struct index_scratch *s = index_scratch_new();
+
+    (void)state;
+    for (size_t n = 1; n <= BATCH; n++) {
+        struct index_query batch[BATCH], alone[BATCH];
+        struct row_filter *f = random_filter(v.rows, 3);
+        float *interests[BATCH];
+
+        for (size_t i = 0; i < n; i++) {
+            int count = 1 + (int)any(6);
+
+            interests[i] = interests_near(&v, count, 0.3f);
+            batch[i] = new_query(interests[i], count, 1 + any(300));
+            alone[i] = new_query(interests[i], count, batch[i].k);
+            batch[i].filter = alone[i].filter = any(2) ? f : NULL;
+        }
+        index_search(ix, s, batch, n);
+        for (size_t i = 0; i < n; i++) {
+            index_search(ix, s, &alone[i], 1);
+            assert_same_answer(&batch[i], &alone[i]);
+            free_query(&batch[i]);
+            free_query(&alone[i]);
+            free(interests[i]);
+        }
+        filter_free(f);
+    }
+    index_scratch_free(s);
+    index_free(ix);
+    free_vectors(&v);
+}
+
+static void rows_that_all_score_the_same_come_in_order(void **state)
+{
+    struct vectors v = new_vectors(5000, 16);
+    struct index *ix;
+    float *interests;
+
+    (void)state;
+    for (size_t r = 0; r < v.rows; r++)
+        memcpy(row_of(&v, r), row_of(&v, 0), v.dim * sizeof(float));
+    for (size_t i = 0; i < v.rows * v.dim; i++)
+        row_of(&v, 0)[i] = (float)(i % v.dim) / 7;
+    ix = open_exact(&v, 0, 5000, 3);
+    interests = interests_near(&v, 3, 0.1f);
+    for (size_t k = 1; k < 5000; k = k * 3 + 7)
+        assert_equals_brute(ix, &v, 0, 5000, interests, 3, k, NULL);
+    free(interests);
+    index_free(ix);
+    free_vectors(&v);
+}
+
+/* Differences far below what the packed rows can show. */
+static void nearly_equal_scores_are_told_apart(void **state)
+{
+    struct vectors v = random_vectors(4000, 33);
+    struct index *ix;
+    float *interests;
+
+    (void)state;
+    for (size_t r = 1; r < v.rows; r++)
+        for (size_t d = 0; d < v.dim; d++)
+            row_of(&v, r)[d] = row_of(&v, 0)[d] * (1 + 1e-6f * noise());
+    ix = open_exact(&v, 0, 4000, 1);
+    interests = interests_near(&v, 4, 0.5f);
+    assert_equals_brute(ix, &v, 0, 4000, interests, 4, 50, NULL);
+    free(interests);
+    index_free(ix);
+    free_vectors(&v);
+}
+
+static void very_large_and_very_small_numbers_are_exact_too(void **state)
+{
+    static const float scales[] = {1e-42f, 1e-30f, 1e-20f, 1e15f, 1e18f, 1e19f, 3e37f};
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(scales); i++) {
+        struct vectors v = random_vectors(500, 20);
+        float *interests = interests_near(&v, 3, 0.5f);
+        struct index *ix;
+
+        for (size_t j = 0; j < v.rows * v.dim; j++)
+            row_of(&v, 0)[j] *= scales[i];
+        for (size_t j = 0; j < 2 * v.dim; j++)
+            interests[j] *= scales[i];
+        ix = open_exact(&v, 0, 500, 1);
+        assert_equals_brute(ix, &v, 0, 500, interests, 3, 20, NULL);
+        index_free(ix);
+        free(interests);
+        free_vectors(&v);
+    }
+}
+
+static void an_interest_that_is_not_finite_finds_nothing(void **state)
+{
+    struct vectors v = random_vectors(100, 8);
+    struct index *ix = open_exact(&v, 0, 100, 1);
+    float *interests = interests_near(&v, 3, 0.5f);
+    struct index_query q = new_query(interests, 3, 5);
+    struct index_scratch *s = index_scratch_new();
+
+    (void)state;
+    interests[3] = NAN;
+    interests[v.dim] = INFINITY;
+    index_search(ix, s, &q, 1);
+    assert_int_equal(q.found[0], 0);
+    assert_int_equal(q.found[1], 0);
+    assert_int_equal(q.found[2], 5);
+    assert_equals_brute(ix, &v, 0, 100, interests, 3, 5, NULL);
+    index_scratch_free(s);
+    free_query(&q);
+    free(interests);
+    index_free(ix);
+    free_vectors(&v);
+}
+
+static void a_passed_deadline_ends_the_search_and_is_told(void **state)
+{
+    struct vectors v = random_vectors(40000, 32);
+    struct index *ix = open_exact(&v, 0, 40000, 1);
+    float *interests = interests_near(&v, 2, 0.5f);
+    struct index_query q[] = {new_query(interests, 2, 10), new_query(interests, 2, 10)};
+    struct index_query twin = new_query(interests, 2, 10);
+    struct index_scratch *s = index_scratch_new();
+
+    (void)state;
+    q[0].deadline_ns = 1;
+    q[1].deadline_ns = clock_ns() + 60ull * 1000000000;
+    index_search(ix, s, q, 2);
+    index_search_brute(&v, 0, 40000, &twin, 1);
+    assert_true(q[0].late);
+    assert_int_equal(q[0].found[0], 0);
+    assert_false(q[1].late);
+    assert_same_answer(&q[1], &twin);
+    index_scratch_free(s);
+    free_query(&q[0]);
+    free_query(&q[1]);
+    free_query(&twin);
+    free(interests);
+    index_free(ix);
+    free_vectors(&v);
+}
+
+static void both_screens_agree_with_double_precision(void **state)
+{
+    screen_fn *const screens[] = {screen_plain, screen_pick()};
+
+    (void)state;
+    for (size_t dim = 1; dim < 100; dim += 7) {
+        struct vectors v = random_vectors(TILE_ROWS - 3, dim);
+        float *q = mem_try_aligned(dim * TILE_INTERESTS, sizeof *q);
+        uint32_t *tile = mem_try_aligned(tile_words(dim), sizeof *tile);
+        float scores[TILE_ROWS * TILE_INTERESTS] __attribute__((aligned(64)));
+        double off;
+
+        assert_non_null(q);
+        assert_non_null(tile);
+        for (size_t i = 0; i < dim * TILE_INTERESTS; i++)
+            q[i] = noise();
+        off = sqrt(tile_pack(tile, v.data, v.rows, dim));
+        assert_true(off < 0.004 * 3 * sqrt((double)dim));
+        for (size_t f = 0; f < ARRAY_LEN(screens); f++) {
+            const float floors[TILE_INTERESTS] = {0, -INFINITY, INFINITY, NAN};
+            uint64_t mask = screens[f](tile, q, dim, floors, scores);
+
+            for (size_t i = 0; i < TILE_INTERESTS; i++)
+                for (size_t r = 0; r < TILE_ROWS; r++) {
+                    double exact = 0, norm = 0;
+
+                    for (size_t d = 0; d < dim; d++) {
+                        double x = r < v.rows ? (double)row_of(&v, r)[d] : 0;
+
+                        exact += x * (double)q[d * TILE_INTERESTS + i];
+                        norm += (double)q[d * TILE_INTERESTS + i] * (double)q[d * TILE_INTERESTS + i];
+                    }
+                    assert_true(fabs(exact - (double)scores[i * TILE_ROWS + r]) <=
+                                sqrt(norm) * off + 1e-5);
+                    assert_int_equal(mask >> (i * TILE_ROWS + r) & 1,
+                                     scores[i * TILE_ROWS + r] >= floors[i]);
+                }
+        }
+        free(q);
+        free(tile);
+        free_vectors(&v);
+    }
+}
+
+static void shards_that_do_not_fit_are_refused(void **state)
+{
+    struct vectors v = random_vectors(10, 4);
+    struct index_shard shards[] = {{NULL, 1, 4}, {NULL, 6, 4}};
+    struct index_spec spec = {.engine = "exact", .shards = shards, .n_shards = 2};
+    struct err err = ERR_INIT;
+
+    (void)state;
+    assert_null(index_open(&spec, &v, &err));
+    assert_int_equal(err.code, ERR_FORMAT);
+    assert_string_equal(err.text, "shard 1 begins at row 6, must be 5");
+    err_clear(&err);
+    shards[1] = (struct index_shard){NULL, 5, 6};
+    assert_null(index_open(&spec, &v, &err));
+    assert_string_equal(err.text, "shard 1 ends at row 11, there are 10");
+    err_clear(&err);
+    spec.n_shards = 0;
+    assert_null(index_open(&spec, &v, &err));
+    assert_int_equal(err.code, ERR_LIMIT);
+    err_clear(&err);
+    spec.engine = "guess";
+    assert_null(index_open(&spec, &v, &err));
+    assert_string_equal(err.text, "unknown index engine guess (exact, faiss)");
+    free_vectors(&v);
+}
+
+static void lack_of_memory_is_an_error_or_a_failed_shard(void **state)
+{
+    struct vectors v = random_vectors(100, 4);
+    struct index_shard shard = {NULL, 0, 100};
+    struct index_spec spec = {.engine = "exact", .shards = &shard, .n_shards = 1};
+    float *interests = interests_near(&v, 2, 0.5f);
+    struct index *ix;
+    struct err err = ERR_INIT;
+
+    (void)state;
+    mem_test_fail_at(1);
+    assert_null(index_open(&spec, &v, &err));
+    assert_int_equal(err.code, ERR_NOMEM);
+    for (unsigned n = 1; n <= 3; n++) {
+        err_clear(&err);
+        mem_test_fail_at(n);
+        assert_null(filter_new(100, &err));
+        assert_int_equal(err.code, ERR_NOMEM);
+    }
+    mem_test_fail_at(0);
+    ix = open_exact(&v, 0, 100, 2);
+    for (unsigned n = 1; n <= 5; n++) {
+        struct index_query q = new_query(interests, 2, 5);
+        struct index_scratch *s = index_scratch_new();
+
+        mem_test_fail_at(n);
+        index_search(ix, s, &q, 1);
+        mem_test_fail_at(0);
+        assert_int_equal(q.shards_failed, n <= 4 ? 2 : 0);
+        assert_int_equal(q.found[0], n <= 4 ? 0 : 5);
+        index_search(ix, s, &q, 1);
+        assert_int_equal(q.shards_failed, 0);
+        assert_int_equal(q.found[1], 5);
+        index_scratch_free(s);
+        free_query(&q);
+    }
+    index_free(ix);
+    free(interests);
+    free_vectors(&v);
+}
+
+/* ---- filters ------------------------------------------------------------------------- */
+
+static void a_filter_is_the_union_of_its_lists_and_the_meeting_of_its_groups(void **state)
+{
+    static const uint32_t a[] = {1, 5, 64, 199}, b[] = {0, 5, 63}, c[] = {5, 63, 64, 100};
+    const uint32_t *lists[] = {a, b}, *also[] = {c};
+    const size_t lens[] = {4, 3}, also_len[] = {4};
+    struct err err = ERR_INIT;
+    struct row_filter *f = filter_new(200, &err);
+    uint32_t has[200], n = 0;
+
+    (void)state;
+    for (int round = 0; round < 3; round++) {
+        filter_any(f, lists, lens, 2);
+        assert_int_equal(filter_count(f), 6);
+        filter_also_any(f, also, also_len, 1);
+        assert_int_equal(filter_count(f), 3);
+        for (uint32_t r = n = 0; r < 200; r++)
+            if (filter_has(f, r))
+                has[n++] = r;
+        assert_int_equal(n, 3);
+        assert_true(has[0] == 5 && has[1] == 63 && has[2] == 64);
+    }
+    assert_false(filter_has(f, 5000));
+    filter_any(f, lists, lens, 1);
+    assert_int_equal(filter_count(f), 4);
+    assert_true(filter_has(f, 199) && !filter_has(f, 63));
+    filter_any(f, NULL, NULL, 0);
+    assert_int_equal(filter_count(f), 0);
+    filter_free(f);
+}
+
+/* ---- Faiss: a small clustered catalogue ------------------------------------------------ */
+
+#define DIM 32
+#define ROWS 6001 /* row 0 is padding */
+#define INTERESTS 40
+#define TOP 50
+
+static struct {
+    char dir[64];
+    struct vectors v;
+    float *interests; /* (INTERESTS, DIM) */
+    struct hit best[INTERESTS * TOP];
+} cat;
+
+static char *in_dir(const char *name)
+{
+    return path_join(cat.dir, name);
+}
+
+static int set_up(void **state)
+{
+    size_t found[INTERESTS];
+    struct index_query q;
+
+    (void)state;
+    blas_single_thread();
+    snprintf(cat.dir, sizeof cat.dir, "%s/recalld-index-XXXXXX", P_tmpdir);
+    assert_non_null(mkdtemp(cat.dir));
+    cat.v = clustered_vectors(ROWS, DIM, 150, 0.45f);
+    cat.interests = interests_near(&cat.v, INTERESTS, 0.08f);
+    q = (struct index_query){.interests = cat.interests,
+                             .n_interests = INTERESTS,
+                             .k = TOP,
+                             .hits = cat.best,
+                             .found = found};
+    index_search_brute(&cat.v, 1, ROWS - 1, &q, 1);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    free_vectors(&cat.v);
+    free(cat.interests);
+    return rmdir(cat.dir);
+}
+
+/* Shards of about equal size in files, built and opened. */
+struct built {
+    char *paths[4];
+    struct index_shard shards[4];
+    struct index_spec spec;
+};
+
+static void build_shards(struct built *b, const char *factory, int effort, size_t n)
+{
+    struct err err = ERR_INIT;
+
+    *b = (struct built){.spec = {.engine = "faiss",
+                                 .factory = factory,
+                                 .effort = effort,
+                                 .n_shards = n}};
+    for (size_t i = 0; i < n; i++) {
+        uint32_t first = 1 + (uint32_t)((ROWS - 1) * i / n);
+        uint32_t end = 1 + (uint32_t)((ROWS - 1) * (i + 1) / n);
+        char name[16];
+
+        snprintf(name, sizeof name, "%zu.faiss", i);
+        b->paths[i] = in_dir(name);
+        b->shards[i] = (struct index_shard){b->paths[i], first, end - first};
+        if (index_build_shard(b->paths[i], factory, &cat.v, first, end - first, 1, NULL, NULL,
+                              &err) == -1)
+            fail_msg("%s", err.text);
+    }
+}
+
+static void remove_shards(struct built *b)
+{
+    for (size_t i = 0; i < b->spec.n_shards; i++) {
+        unlink(b->paths[i]);
+        free(b->paths[i]);
+    }
+}
+
+static struct index *open_built(struct built *b)
+{
+    struct err err = ERR_INIT;
+    struct index *ix;
+
+    b->spec.shards = b->shards;
+    ix = index_open(&b->spec, &cat.v, &err);
+    assert_string_equal(err.text, "");
+    assert_non_null(ix);
+    return ix;
+}
+
+static double overlap(const struct hit *got, size_t n, const struct hit *want, size_t k)
+{
+    size_t both = 0;
+
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < k; j++)
+            both += got[i].row == want[j].row;
+    return k > 0 ? (double)both / (double)k : 1;
+}
+
+/* Four interests a request; also checks order, scores and that no row comes twice. */
+static double recall(const struct index *ix, double effort)
+{
+    struct index_scratch *s = index_scratch_new();
+    double sum = 0;
+
+    for (int i = 0; i < INTERESTS; i += 4) {
+        struct index_query q = new_query(cat.interests + (size_t)i * DIM, 4, TOP);
+
+        q.effort = effort;
+        index_search(ix, s, &q, 1);
+        assert_int_equal(q.shards_failed, 0);
+        for (int j = 0; j < 4; j++) {
+            const struct hit *h = q.hits + (size_t)j * TOP;
+
+            for (size_t l = 0; l < q.found[j]; l++) {
+                float score = vec_dot(q.interests + (size_t)j * DIM, row_of(&cat.v, h[l].row), DIM);
+
+                assert_memory_equal(&h[l].score, &score, sizeof score);
+                assert_true(l == 0 || h[l - 1].score > h[l].score ||
+                            (h[l - 1].score == h[l].score && h[l - 1].row < h[l].row));
+            }
+            sum += overlap(h, q.found[j], cat.best + (size_t)(i + j) * TOP, TOP);
+        }
+        free_query(&q);
+    }
+    index_scratch_free(s);
+    return sum / INTERESTS;
+}
+
+static const struct {
+    const char *factory;
+    int effort;
+    double floor;
+} factories[] = {
+    {"Flat", 0, 1.0},          {"HNSW16", 100, 0.97},       {"HNSW16,Flat", 100, 0.97},
+    {"HNSW16,SQ8", 100, 0.97}, {"IVF64,Flat", 16, 0.95},    {"IVF64,SQ8", 16, 0.95},
+    {"IVF64,PQ8", 16, 0.90},  {"IVF64,PQ8x8", 16, 0.90},  {"IVF64,PQ16x4fs", 16, 0.80},
+    {"PQ16x4fs", 0, 0.85},
+};
+
+static void every_factory_finds_most_of_what_is_best(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(factories); i++)
+        for (size_t shards = 1; shards <= 3; shards += 2) {
+            struct built b;
+            struct index *ix;
+            double r;
+
+            build_shards(&b, factories[i].factory, factories[i].effort, shards);
+            ix = open_built(&b);
+            r = recall(ix, 1);
+            if (r < factories[i].floor)
+                fail_msg("%s in %zu shards: recall %.3f, floor %.3f", factories[i].factory, shards,
+                         r, factories[i].floor);
+            print_message("%s in %zu: %.3f\n", factories[i].factory, shards, r);
+            assert_true(index_memory(ix) > ROWS);
+            index_free(ix);
+            remove_shards(&b);
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(exact_search_equals_the_brute_twin_bit_for_bit),
+        cmocka_unit_test(a_batch_gives_each_query_what_it_gets_alone),
+        cmocka_unit_test(rows_that_all_score_the_same_come_in_order),
+        cmocka_unit_test(nearly_equal_scores_are_told_apart),
+        cmocka_unit_test(very_large_and_very_small_numbers_are_exact_too),
+        cmocka_unit_test(an_interest_that_is_not_finite_finds_nothing),
+        cmocka_unit_test(a_passed_deadline_ends_the_search_and_is_told),
+        cmocka_unit_test(both_screens_agree_with_double_precision),
+        cmocka_unit_test(shards_that_do_not_fit_are_refused),
+        cmocka_unit_test(lack_of_memory_is_an_error_or_a_failed_shard),
+        cmocka_unit_test(a_filter_is_the_union_of_its_lists_and_the_meeting_of_its_groups),
+        cmocka_unit_test(every_factory_finds_most_of_what_is_best),
+    };
+
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
