@@ -1,0 +1,271 @@
+/* routes.c - which request is answered where, and what is refused before its body is read.
+ *
+ * One table serves dispatch, the Allow header, the token rule, the kinds of body and the counters.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "recalld/metrics.h"
+#include "server.h"
+
+static enum MHD_Result route_none(struct request *r);
+
+/* A path written out comes before one with a {segment}; the last row catches everything else. */
+static const struct route routes[] = {
+    {"POST", "/recall", route_recall, ROUTE_BODY | ROUTE_CALL, "200 503 504"},
+    {"GET", "/livez", route_live, 0, "200"},
+    {"GET", "/healthz", route_live, 0, "200"},
+    {"GET", "/readyz", route_ready, 0, "200 503"},
+    {"GET", "/metrics", route_metrics, 0, "200"},
+    {"GET", "/version", route_version, 0, "200"},
+    {"GET", "/openapi.json", route_openapi, 0, "200"},
+    {"GET", "/bundles", route_bundles, ROUTE_TOKEN, "200 503"},
+    {"POST", "/bundles", route_load, ROUTE_TOKEN | ROUTE_BODY, "202 404 409 500 503"},
+    {"PUT", "/bundles/aliases/{alias}", route_alias, ROUTE_TOKEN | ROUTE_BODY,
+     "200 404 409 500 503"},
+    {"PUT", "/bundles/default", route_default, ROUTE_TOKEN | ROUTE_BODY, "200 404 409 500 503"},
+    {"DELETE", "/bundles/{bundle}", route_unload, ROUTE_TOKEN, "200 400 404 409 500 503"},
+    {"", "other", route_none, 0, "404"},
+};
+#define N_ROUTES (ARRAY_LEN(routes))
+static const struct route *const nowhere = &routes[N_ROUTES - 1];
+
+/* ---- matching ------------------------------------------------------------------------------ */
+
+/* True when `path` has the pattern's shape; *param is what stands for its {segment}, borrowed. */
+static bool path_matches(const char *pattern, const char *path, struct str *param)
+{
+    while (*pattern != '\0') {
+        if (*pattern == '{') {
+            *param = (struct str){path, strcspn(path, "/")};
+            if (param->len == 0)
+                return false;
+            path += param->len;
+            pattern = strchr(pattern, '}') + 1;
+        } else if (*pattern++ != *path++) {
+            return false;
+        }
+    }
+    return *path == '\0';
+}
+
+static bool method_matches(const struct route *route, const char *method)
+{
+    if (strcmp(method, "HEAD") == 0)
+        method = "GET"; /* libmicrohttpd leaves the body out */
+    return strcmp(route->method, method) == 0;
+}
+
+/* The row of `method` among those with `first`'s path, or NULL. */
+static const struct route *with_method(const struct route *first, const char *method)
+{
+    for (const struct route *row = first; row < nowhere; row++)
+        if (strcmp(row->path, first->path) == 0 && method_matches(row, method))
+            return row;
+    return NULL;
+}
+
+void route_allow(const struct request *r, struct buf *out)
+{
+    for (const struct route *row = routes; row < nowhere; row++) {
+        if (strcmp(row->path, r->route->path) != 0)
+            continue;
+        buf_printf(out, "%s%s", out->len > 0 ? ", " : "", row->method);
+        if (strcmp(row->method, "GET") == 0)
+            buf_puts(out, ", HEAD");
+    }
+}
+
+/* ---- refusing ------------------------------------------------------------------------------ */
+
+static void refuse(struct request *r, int status, const char *fmt, ...) PRINTF_LIKE(3, 4);
+
+static void refuse(struct request *r, int status, const char *fmt, ...)
+{
+    va_list args;
+
+    if (r->refused != 0)
+        return; /* the first reason stands */
+    r->refused = status;
+    va_start(args, fmt);
+    vsnprintf(r->refusal, sizeof r->refusal, fmt, args);
+    va_end(args);
+}
+
+static const char *header(const struct request *r, const char *name)
+{
+    return MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, name);
+}
+
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* "a%40b" -> "a@b"; NULL when an escape is none, or what comes out is no text. */
+static char *percent_decode(struct str s)
+{
+    char *out = xmalloc(s.len + 1), *p = out;
+
+    for (size_t i = 0; i < s.len; i++) {
+        char c = s.p[i];
+
+        if (c == '%') {
+            int high = i + 2 < s.len ? hex_digit(s.p[i + 1]) : -1;
+            int low = high >= 0 ? hex_digit(s.p[i + 2]) : -1;
+
+            if (low < 0)
+                goto bad;
+            c = (char)(high * 16 + low);
+            i += 2;
+        }
+        if ((unsigned char)c < 0x20 || c == 0x7f)
+            goto bad;
+        *p++ = c;
+    }
+    *p = '\0';
+    if (utf8_valid(out, (size_t)(p - out)))
+        return out;
+bad:
+    free(out);
+    return NULL;
+}
+
+static void check_token(struct request *r)
+{
+    struct http_token *t = (struct http_token *)cell_acquire(&r->server->token);
+
+    if (t == NULL)
+        refuse(r, 403, "administration is off: no admin.token_file is configured");
+    else if (header(r, "Authorization") == NULL)
+        refuse(r, 401, "this route needs the header Authorization: Bearer TOKEN");
+    else if (!token_matches(t, header(r, "Authorization")))
+        refuse(r, 401, "the token is not the one in admin.token_file");
+    http_token_free(t);
+}
+
+static bool skip_word(const char **p, const char *word)
+{
+    size_t len = strlen(word);
+
+    while (**p == ' ' || **p == '\t')
+        ++*p;
+    if (strncasecmp(*p, word, len) != 0)
+        return false;
+    *p += len;
+    return true;
+}
+
+/* application/json, perhaps with charset=utf-8. */
+static bool is_json_type(const char *type)
+{
+    if (type == NULL || !skip_word(&type, "application/json"))
+        return false;
+    if (skip_word(&type, ";") && !skip_word(&type, "charset=utf-8") &&
+        !skip_word(&type, "charset=\"utf-8\""))
+        return false;
+    skip_word(&type, "");
+    return *type == '\0';
+}
+
+static void check_body(struct request *r)
+{
+    const char *encoding = header(r, "Content-Encoding");
+
+    if (!is_json_type(header(r, "Content-Type")))
+        refuse(r, 415, "the body must be application/json in UTF-8");
+    if (encoding != NULL && strcasecmp(encoding, "identity") != 0)
+        refuse(r, 415, "the body must not be compressed (Content-Encoding)");
+}
+
+void route_find(struct request *r, const char *method, const char *path)
+{
+    const struct route *found = routes;
+    struct str param = {NULL, 0};
+
+    while (found < nowhere && !path_matches(found->path, path, &param))
+        found++;
+    r->route = found;
+    if (found == nowhere)
+        return;
+    found = with_method(found, method);
+    if (found == NULL) {
+        refuse(r, 405, "this path does not take %.32s", method);
+        return;
+    }
+    r->route = found;
+    if (found->flags & ROUTE_TOKEN)
+        check_token(r);
+    if (found->flags & ROUTE_BODY)
+        check_body(r);
+    if (param.p != NULL && (r->param = percent_decode(param)) == NULL)
+        refuse(r, 400, "the path is not percent-encoded UTF-8");
+}
+
+static enum MHD_Result route_none(struct request *r)
+{
+    return problem(r, 404, NULL,
+                   "there is nothing at this path; GET /openapi.json lists what there is");
+}
+
+/* ---- counting ------------------------------------------------------------------------------ */
+
+/* Filled once; the labels live as long as the process, as metrics.h asks. */
+static int counters[N_ROUTES][STATUS_COUNT];
+
+static bool may_answer(const struct route *route, int status)
+{
+    char word[8];
+
+    switch (status) {
+    case 405:
+        return route != nowhere;
+    case 413:
+        return true;
+    case 401:
+    case 403:
+        return route->flags & ROUTE_TOKEN;
+    case 415:
+        return route->flags & ROUTE_BODY;
+    case 400:
+        if (route->flags & ROUTE_BODY)
+            return true;
+    }
+    snprintf(word, sizeof word, "%d", status);
+    return strstr(route->codes, word) != NULL;
+}
+
+static int register_counter(size_t i, int k)
+{
+    for (size_t j = 0; j < i; j++) /* rows of one path share its counters */
+        if (strcmp(routes[j].path, routes[i].path) == 0 && counters[j][k] >= 0)
+            return counters[j][k];
+    return metric_counter("recalld_http_requests_total",
+                          "Answers by path and status, failures included.",
+                          xasprintf("route=\"%s\",code=\"%d\"", routes[i].path, status_at(k)));
+}
+
+void routes_register(void)
+{
+    static bool done;
+
+    if (done)
+        return;
+    done = true;
+    for (size_t i = 0; i < N_ROUTES; i++)
+        for (int k = 0; status_at(k) != 0; k++)
+            counters[i][k] = may_answer(&routes[i], status_at(k)) ? register_counter(i, k) : -1;
+}
+
+void route_count(const struct request *r, int status)
+{
+    int id = counters[r->route - routes][status_index(status)];
+
+    if (id >= 0)
+        metric_add(id, 1);
+}

@@ -1,0 +1,145 @@
+/* server.h - what the files of http/ share: the server, a connection, a request and its route.
+ *
+ * An event thread owns a request from its first callback to the last. A request that waits (for a
+ * worker, or for the administrative thread) is suspended, and whoever answers it touches only what
+ * the fields say, then resumes it. */
+#ifndef RECALLD_HTTP_SERVER_H
+#define RECALLD_HTTP_SERVER_H
+
+#include <microhttpd.h>
+
+#include "listener.h"
+#include "recalld/http.h"
+
+#define STATUS_COUNT 16              /* at least as many as problem.c knows */
+#define REQUEST_ID_SIZE 65           /* a client's own has at most 64 characters */
+#define BODY_KEEP ((size_t)64 << 10) /* an idle connection does not keep a larger buffer */
+
+struct request;
+
+/* ---- routes (routes.c) ---- */
+
+enum {
+    ROUTE_TOKEN = 1, /* asks for the token */
+    ROUTE_BODY = 2,  /* a JSON body */
+    ROUTE_CALL = 4,  /* the body goes into a recall_call */
+};
+
+struct route {
+    const char *method, *path; /* a {segment} matches anything but '/' and becomes request.param */
+    enum MHD_Result (*answer)(struct request *r); /* once the request is complete */
+    unsigned flags;
+    const char *codes; /* what it may answer beside what its flags imply */
+};
+
+void routes_register(void); /* the counters */
+/* The row that answers; where the path or the method is wrong, or the token, or the kind of body,
+ * the request is marked refused. */
+void route_find(struct request *r, const char *method, const char *path);
+void route_count(const struct request *r, int status);
+void route_allow(const struct request *r, struct buf *out); /* "GET, HEAD, POST" */
+
+/* ---- a request ---- */
+
+struct request {
+    struct http_server *server;
+    struct MHD_Connection *mhd;
+    const struct route *route;
+    char id[REQUEST_ID_SIZE]; /* the answer's X-Request-Id */
+    char *param;
+    int refused; /* a status, known before the body is: the body is read and dropped */
+    char refusal[128];
+    size_t received; /* bytes of the body */
+    struct buf body;
+    enum MHD_Result (*resumed)(struct request *r); /* what to do next; set while suspended */
+
+    /* POST /recall */
+    struct recall_call *call;
+    uint64_t complete_ns;
+
+    /* administrative routes: filled by the administrative thread */
+    void (*work)(struct request *r);
+    char *given; /* the string in the body */
+    int status;
+    struct err err;
+    struct buf answer;
+};
+
+/* Also a client's place in the list of open connections. The request's buffers outlive it and serve
+ * the next one of the connection. */
+struct connection {
+    struct connection *next, *previous;
+    int fd;
+    bool linger;      /* refused while the client was still sending */
+    atomic_bool busy; /* a request line has arrived, its answer is not yet out */
+    struct request request;
+};
+
+struct admin;
+
+struct http_server {
+    struct http_context on; /* `behaviour` under `lock` */
+    size_t max_body;
+    size_t connections_max;
+    char *port_file; /* NULL until written */
+    struct listener *listener;
+    struct MHD_Daemon **loops; /* one per event thread */
+    int n_loops;
+    atomic_uint next_loop;
+    struct cell token;
+    struct admin *admin;
+    atomic_bool draining, closing;
+    atomic_size_t open;    /* connections accepted and not yet closed */
+    atomic_size_t at_work; /* requests that are being answered, the suspended ones among them */
+    pthread_mutex_t lock;  /* of `connections` and on.behaviour; nothing else is locked inside */
+    struct connection *connections;
+    size_t n_connections;
+    struct log_limit log;
+};
+
+void request_suspend(struct request *r, enum MHD_Result (*resumed)(struct request *r));
+void request_resume(struct request *r); /* any thread; the request is not the caller's any more */
+
+/* ---- answers (problem.c) ---- */
+
+/* The position of a status in the list of all that are used, or -1; and the other way round. */
+int status_index(int status);
+int status_at(int index); /* 0 beyond the end */
+int status_of(enum err_code code);
+
+/* Queues `response` and drops it; `request` is counted. */
+enum MHD_Result respond(struct request *r, int status, struct MHD_Response *response);
+enum MHD_Result respond_json(struct request *r, int status, struct buf *take);
+/* application/problem+json. `field` may be NULL. */
+enum MHD_Result problem(struct request *r, int status, const char *field, const char *fmt, ...)
+    PRINTF_LIKE(4, 5);
+/* The same with further members, ready to follow a comma. */
+enum MHD_Result problem_with(struct request *r, int status, const char *members,
+                             const char *detail);
+
+/* ---- the token (token.c) ---- */
+
+bool token_matches(struct http_token *t, const char *authorization); /* NULL allowed */
+
+/* ---- the administrative thread (route_admin.c) ---- */
+
+struct admin *admin_start(struct err *err) WARN_UNUSED;
+void admin_stop(struct admin *a); /* NULL allowed; nothing may be suspended any more */
+
+/* ---- handlers ---- */
+
+enum MHD_Result route_recall(struct request *r);
+void recall_begin(struct request *r);
+void recall_register(void);
+enum MHD_Result route_live(struct request *r);
+enum MHD_Result route_ready(struct request *r);
+enum MHD_Result route_metrics(struct request *r);
+enum MHD_Result route_version(struct request *r);
+enum MHD_Result route_openapi(struct request *r);
+enum MHD_Result route_bundles(struct request *r);
+enum MHD_Result route_load(struct request *r);
+enum MHD_Result route_alias(struct request *r);
+enum MHD_Result route_default(struct request *r);
+enum MHD_Result route_unload(struct request *r);
+
+#endif

@@ -1,0 +1,59 @@
+"""Every `console` block of the pages below is run, and must print what the page says. `…` stands for anything."""
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from harness import HISTORY, RECALLCTL, RECALLD, ROOT, TOKEN, copy_bundle
+
+ADDRESS = "127.0.0.1:8080"
+
+
+def commands(page):
+    """(command, expected output) of each `$ ` line in the console blocks of a page."""
+    text = (ROOT / "docs" / page).read_text()
+    for block in re.findall(r"^```console\n(.*?)^```", text, re.M | re.S):
+        for part in re.split(r"^\$ ", block, flags=re.M)[1:]:
+            command, _, output = part.partition("\n")
+            yield command, output
+
+
+def pattern(output):
+    return ".*?".join(re.escape(part) for part in output.split("…"))
+
+
+@pytest.fixture
+def checkout(tmp_path, bundle):
+    """A folder in which build/ looks as after `make run`."""
+    (tmp_path / "build/demo").mkdir(parents=True)
+    (tmp_path / "build/release").mkdir()
+    (tmp_path / "build/release/recalld").symlink_to(RECALLD)
+    (tmp_path / "build/release/recallctl").symlink_to(RECALLCTL)
+    copy_bundle(bundle, tmp_path / "build/demo/debian-mind", "2026-11-24")
+    return tmp_path
+
+
+def run_page(page, directory, address):
+    ran = 0
+    for command, expected in commands(page):
+        done = subprocess.run(["sh", "-c", command.replace(ADDRESS, address)], cwd=directory, capture_output=True,
+                              text=True, timeout=60)
+        assert re.fullmatch(pattern(expected), done.stdout + done.stderr, re.S), \
+            f"{page}: $ {command}\n{done.stdout}{done.stderr}\ninstead of\n{expected}"
+        ran += 1
+    return ran
+
+
+def test_the_commands_of_api_md_do_what_it_says(start, checkout, redis):
+    assert shutil.which("curl") and shutil.which("jq")
+    redis.command("DEL", "hist:src:emacs", "hist:nobody")
+    redis.command("LPUSH", "hist:src:emacs", *HISTORY)
+    (checkout / "token").write_text(TOKEN + "\n")
+    daemon = start(f"--bundle.paths={checkout}/build/demo/debian-mind", f"--redis.address={redis.socket}",
+                   f"--admin.token_file={checkout}/token", f"--state.dir={checkout}")
+    assert run_page("api.md", checkout, f"{daemon.host}:{daemon.port}") > 15
+
+
+def test_the_commands_of_configuration_md_do_what_it_says(checkout):
+    assert run_page("configuration.md", checkout, ADDRESS) == 3
