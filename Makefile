@@ -1,0 +1,206 @@
+# Makefile - every target of recalld, in one file and without recursion into folders.
+#
+# `make run` and `make test` are all a newcomer needs; `make help` lists the rest. Set-up
+# comes first: make includes $(BUILD)/setup.mk, so it makes that file, and making it
+# installs missing packages and builds Faiss. Each variant (release, debug, asan, tsan,
+# coverage) has its own objects below $(BUILD)/<variant>/.
+#
+#   V=1        show the commands            WERROR=0     warnings do not stop the build
+#   BUILD=     where everything is built    LEVEL=       machine code level (x86-64-v3, ...)
+#   PORT=      port of `make run`           FAISS_PREFIX= a Faiss of your own
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+ifeq ($(findstring j,$(firstword -$(MAKEFLAGS)))$(filter -j%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc)
+endif
+
+BUILD ?= build
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+ifeq ($(origin CXX),default)
+CXX := g++
+endif
+export LEVEL FAISS_PREFIX BUILD PORT
+
+Q := $(if $(filter 1,$(V)),,@)
+say = $(if $(Q),@printf '  %-6s %s\n' $1 $(@:$(BUILD)/%=%))
+
+# Writes $1 to the target unless it says just that already: what depends on it is made
+# again only when the text changes.
+remember = @mkdir -p $(@D); echo '$1' | cmp -s - $@ || echo '$1' >$@
+
+# ---- set-up ------------------------------------------------------------------------------
+
+goals := $(or $(MAKECMDGOALS),all)
+dev_goals := format format-check lint check-valgrind coverage fuzz fuzz-smoke
+ifneq ($(filter-out help clean,$(goals)),)
+include $(BUILD)/setup.mk
+endif
+
+$(BUILD)/setup.mk: FORCE
+	@scripts/setup.sh $@ $(if $(filter $(dev_goals),$(goals)),--dev)
+
+# ---- flags -------------------------------------------------------------------------------
+
+# An overlong message is cut on purpose, hence no -Wformat-truncation.
+WARNINGS := -Wall -Wextra -Wshadow -Wvla -Wformat=2 -Wconversion -Wno-sign-conversion
+WARNINGS += -Wno-format-truncation
+WARNINGS_C := -Wstrict-prototypes -Wmissing-prototypes
+ifneq ($(WERROR),0)
+WARNINGS += -Werror
+endif
+
+# Floating-point results are the same bits at every level and in every variant: no
+# contraction, and never -ffast-math.
+FLOATS := -ffp-contract=off -fno-math-errno -fno-trapping-math
+
+CPPFLAGS += -Iinclude -D_GNU_SOURCE $(FAISS_CFLAGS) $(PKG_CFLAGS)
+COMMON = $(CPPFLAGS) -g $(MARCH) $(FLOATS) $(WARNINGS) -pthread
+COMPILE_C = $(CC) -std=c11 $(COMMON) $(WARNINGS_C)
+COMPILE_CXX = $(CXX) -std=c++17 $(COMMON)
+LIBS = $(FAISS_LIBS) $(PKG_LIBS) -lm -pthread
+
+VARIANTS := release debug asan tsan coverage
+sanitize := -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all
+FLAGS_release := -O3
+FLAGS_debug := -O0 -g3
+FLAGS_asan := $(sanitize) -fsanitize=address,undefined
+FLAGS_tsan := $(sanitize) -fsanitize=thread
+FLAGS_coverage := -O0 --coverage
+
+# ---- sources -----------------------------------------------------------------------------
+
+programs := recalld recallctl
+library := $(filter-out $(programs:%=src/%/%),$(wildcard src/*/*.c src/*/*.cpp))
+support := $(wildcard tests/unit/support*.c)
+tests := $(basename $(notdir $(wildcard tests/unit/test_*.c)))
+benches := $(basename $(notdir $(wildcard tests/bench/bench_*.c)))
+
+# Unit tests of what threads share; only these run under ThreadSanitizer.
+shared := queue snapshot metrics recall behaviour redis registry
+TSAN_TESTS ?= $(filter $(shared:%=test_%),$(tests))
+
+objects = $(patsubst %,$(BUILD)/$1/%.o,$(basename $2))
+test_programs = $(patsubst %,$(BUILD)/$1/tests/%,$(or $2,$(tests)))
+product = $(programs:%=$(BUILD)/$1/%)
+
+# ---- rules, once per variant ---------------------------------------------------------------
+
+define variant_rules
+$(BUILD)/$1/flags: FORCE
+	$$(call remember,$$(COMPILE_C) $$(COMPILE_CXX) $$(FLAGS_$1) $$(LIBS))
+
+$(BUILD)/$1/%.o: %.c $(BUILD)/$1/flags
+	$$(call say,CC)
+	@mkdir -p $$(@D)
+	$$(Q)$$(COMPILE_C) $$(FLAGS_$1) $$(CFLAGS) -MMD -MP -c -o $$@ $$<
+
+$(BUILD)/$1/%.o: %.cpp $(BUILD)/$1/flags
+	$$(call say,CXX)
+	@mkdir -p $$(@D)
+	$$(Q)$$(COMPILE_CXX) $$(FLAGS_$1) $$(CXXFLAGS) -MMD -MP -c -o $$@ $$<
+
+# The assembler takes it in, which -MMD does not see.
+$(BUILD)/$1/src/http/route_probe.o: docs/openapi.json
+
+$(BUILD)/$1/members: FORCE
+	$$(call remember,$(library))
+
+$(BUILD)/$1/librecalld.a: $(call objects,$1,$(library)) $(BUILD)/$1/members
+	$$(call say,AR)
+	$$(Q)rm -f $$@ && ar rcs $$@ $$(filter %.o,$$^)
+
+$(foreach p,$(programs),$(eval $(call program_rule,$1,$p,$(wildcard src/$p/*.c))))
+$(foreach t,$(tests),$(eval $(call program_rule,$1,tests/$t,tests/unit/$t.c $(support),$$(CMOCKA_LIBS))))
+$(foreach b,$(benches),$(eval $(call program_rule,$1,bench/$b,tests/bench/$b.c)))
+endef
+
+# A program $2 of variant $1 from the sources $3 and the library.
+define program_rule
+$(BUILD)/$1/$2: $(call objects,$1,$3) $(BUILD)/$1/librecalld.a
+	$$(call say,LINK)
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC) $$(FLAGS_$1) $$(LDFLAGS) -o $$@ $$^ $4 $$(LIBS)
+endef
+
+$(foreach v,$(VARIANTS),$(eval $(call variant_rules,$v)))
+-include $(wildcard $(BUILD)/*/src/*/*.d $(BUILD)/*/tests/*/*.d)
+
+# ---- for everyone --------------------------------------------------------------------------
+
+all: $(call product,release) ## build recalld and recallctl
+
+run: all demo-bundle ## set up, start a Redis and recalld with the demo, ask one question
+	@scripts/run.sh $(BUILD)
+
+test: all $(call test_programs,release) ## every unit and integration test
+	@scripts/test.sh $(BUILD)/release $(call test_programs,release) tests/integration
+
+# What the demo serves, and many tests: made again when the data or recallctl changes.
+demo_version := 2026-11-24
+demo_bundle := $(BUILD)/demo/debian-mind
+demo_files := $(addprefix demo/,debian-mind.safetensors items.tsv popular.txt behaviour.tsv)
+
+demo-bundle: $(demo_bundle)/manifest.json
+
+$(demo_bundle)/manifest.json: $(demo_files) $(BUILD)/release/recallctl
+	$(call say,BUNDLE)
+	@rm -rf $(@D) && mkdir -p $(dir $(@D))
+	$(Q)$(BUILD)/release/recallctl bundle build --weights demo/debian-mind.safetensors \
+		--items demo/items.tsv --popular demo/popular.txt --histories demo/behaviour.tsv \
+		--shards 2 --name debian-mind --version $(demo_version) --out $(@D)
+
+# ---- for us --------------------------------------------------------------------------------
+
+debug: $(call product,debug) ## build without optimisation, for gdb
+
+check-unit: $(call test_programs,release) ## unit tests
+	@scripts/test.sh $(BUILD)/release $(call test_programs,release)
+
+check-integration: all ## integration tests
+	@scripts/test.sh $(BUILD)/release tests/integration
+
+check-asan check-ubsan: $(call product,asan) $(call test_programs,asan) ## every test under AddressSanitizer and UBSan
+	@scripts/test.sh $(BUILD)/asan $(call test_programs,asan) tests/integration
+
+check-tsan: $(call test_programs,tsan,$(TSAN_TESTS)) ## what threads share, under ThreadSanitizer
+	@scripts/test.sh $(BUILD)/tsan $(call test_programs,tsan,$(TSAN_TESTS))
+
+check-valgrind: $(call test_programs,debug) ## unit tests under valgrind
+	@TEST_UNDER="valgrind -q --error-exitcode=99 --leak-check=full" \
+	scripts/test.sh $(BUILD)/debug $(call test_programs,debug)
+
+coverage: $(call product,coverage) $(call test_programs,coverage) ## lines that the tests run
+	@find $(BUILD)/coverage -name '*.gcda' -delete
+	@scripts/test.sh $(BUILD)/coverage $(call test_programs,coverage) tests/integration
+	@gcovr --root . --filter src/ $(BUILD)/coverage
+
+ifneq ($(benches),)
+bench: $(benches:%=$(BUILD)/release/bench/%) ## build and run the micro-benchmarks
+	@for b in $^; do echo "== $${b##*/}" && $$b || exit 1; done
+endif
+
+c_files = $(wildcard include/recalld/*.h src/*/*.[ch] src/*/*.cpp tests/*/*.[ch])
+
+format: ## lay out the C sources
+	clang-format -i $(c_files)
+
+format-check: ## complain where `make format` would change something
+	@clang-format --dry-run -Werror $(c_files)
+
+lint: all $(call test_programs,release) ## format, cppcheck, gcc and clang, headers, floors, shell scripts
+	@COMPILE_C='$(COMPILE_C)' COMPILE_CXX='$(COMPILE_CXX)' scripts/lint.sh
+
+clean: ## remove everything that was built here (Faiss stays)
+	rm -rf $(BUILD)
+
+help: ## this list
+	@sed -n 's/^\([a-z][a-z -]*\):.*## \(.*\)/\1|\2/p' Makefile | \
+	while IFS='|' read -r name what; do printf '  %-24s %s\n' "$$name" "$$what"; done
+
+FORCE:
+.PHONY: all run test demo-bundle debug check-unit check-integration check-asan check-ubsan check-tsan \
+	check-valgrind coverage bench format format-check lint clean help FORCE
