@@ -1,7 +1,7 @@
 #!/bin/sh
 # test.sh DIR TEST... - runs tests of the variant built in DIR and adds them up.
 #
-# A TEST is a cmocka program or a folder of pytest files. The last line printed is
+# A TEST is a cmocka program, or a folder or file of pytest. The last line printed is
 # `N passed, N failed`; the exit status is 0 only when something ran and nothing failed.
 # A skip, a crash, a time-out, a promised test that never ran and a sanitizer's report
 # each count as a failure. Logs are kept in DIR/results. TEST_UNDER= names a command, such
@@ -11,7 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/common.sh"
 
 PROGRAM_SECONDS=300
-FOLDER_SECONDS=1800
+PYTEST_SECONDS=1800
 
 dir=$(cd "$1" && pwd)
 shift
@@ -65,13 +65,13 @@ run_program() {
 # One attribute of the first <testsuite> in a JUnit report.
 attribute() { grep -oE "<testsuite [^>]*" "$2" | grep -oE " $1=\"[0-9]+" | head -n 1 | tr -dc 0-9; }
 
-run_folder() {
-    log=$results/$(basename "$1")
+run_pytest() {
+    log=$results/pytest
     promtool=$("$here/promtool.sh")
     status=0
     PATH=$(dirname "$promtool"):$PATH RECALLD_BIN=$dir/recalld RECALLCTL_BIN=$dir/recallctl \
-        PYTHONDONTWRITEBYTECODE=1 timeout -k 30 $FOLDER_SECONDS \
-        /usr/bin/python3 -m pytest -p no:cacheprovider -q --junitxml="$log.xml" "$1" </dev/null || status=$?
+        PYTHONDONTWRITEBYTECODE=1 timeout -k 30 $PYTEST_SECONDS \
+        /usr/bin/python3 -m pytest -p no:cacheprovider -q --junitxml="$log.xml" "$@" </dev/null || status=$?
     all=0 bad=0
     if [ -s "$log.xml" ]; then
         all=$(attribute tests "$log.xml")
@@ -79,12 +79,18 @@ run_folder() {
     fi
     [ "$bad" -gt 0 ] || [ "$status" -eq 0 ] || bad=1
     [ "$all" -ge "$bad" ] || all=$bad
-    add "$1" $((all - bad)) "$bad" ""
+    add pytest $((all - bad)) "$bad" ""
 }
 
+# The programs one by one; what is left is pytest's, in one run that shares its fixtures.
 for test in "$@"; do
-    if [ -d "$test" ]; then run_folder "$test"; else run_program "$test"; fi
+    shift
+    case $test in
+    *.py) set -- "$@" "$test" ;;
+    *) if [ -d "$test" ]; then set -- "$@" "$test"; else run_program "$test"; fi ;;
+    esac
 done
+[ $# -eq 0 ] || run_pytest "$@"
 
 reports=$(find "$results" -name 'sanitizer.*' | sort)
 if [ -n "$reports" ]; then

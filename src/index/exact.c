@@ -20,7 +20,7 @@
 #include <stdlib.h>
 
 #define BLOCK_BYTES 65536
-#define PREFETCH_AHEAD 4
+#define PREFETCH_AHEAD 8
 #define GATHER_SHARE 8
 
 struct exact {

@@ -200,7 +200,8 @@ static int complete_options(struct loading *l)
     const size_t *table; /* (K, S) of the init tensor */
     size_t width;        /* of the map's output: H or K*H */
 
-    if (expect_dims(l, c, l->items, 2) == -1 || expect_dims(l, c, l->map, by_position ? 4 : 2) ||
+    if (expect_dims(l, c, l->items, 2) == -1 ||
+        expect_dims(l, c, l->map, by_position ? 4 : 2) == -1 ||
         (l->projection != NULL && expect_dims(l, c, l->projection, 2) == -1))
         return -1;
     width = by_position ? l->map->shape[2] : out_of(l, l->map);
