@@ -101,6 +101,7 @@ struct arena {
 void *arena_alloc(struct arena *a, size_t size);
 char *arena_strndup(struct arena *a, const char *s, size_t n);
 void arena_reset(struct arena *a);
+void arena_trim(struct arena *a, size_t keep); /* of a reset arena: gives memory over `keep` back */
 void arena_clear(struct arena *a);
 
 /* ---- bytes ------------------------------------------------------------------- */

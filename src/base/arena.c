@@ -106,6 +106,12 @@ void arena_reset(struct arena *a)
     FORBID(a->first->bytes, a->first->size);
 }
 
+void arena_trim(struct arena *a, size_t keep)
+{
+    if (a->first != NULL && a->first->size > keep)
+        arena_clear(a);
+}
+
 void arena_clear(struct arena *a)
 {
     for (struct arena_chunk *c = a->first, *next; c != NULL; c = next) {

@@ -19,7 +19,8 @@ int omp_get_max_threads(void);
 #define CHUNK_ROWS 10000
 #define TRAIN_ROWS 262144
 #define TRAIN_ROWS_PER_LIST 256
-/* Faiss' 40 builds in 40 % of the time, but its graph needs a fifth more effort for equal recall. */
+/* Faiss' 40 builds in 40 % of the time, but its graph needs a fifth more effort for equal recall.
+ */
 #define GRAPH_EFFORT 100
 
 struct build {

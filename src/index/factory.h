@@ -23,8 +23,10 @@ bool factory_equal(const struct factory *a, const struct factory *b);
 
 /* Walks through an index file before Faiss sees it. Faiss believes what it reads, sizes and links
  * included; so everything it will use as one is checked here, and that the file is one
- * inner-product index of `dim` dimensions over rows 0 .. rows - 1, and nothing else. */
-int layout_check(const char *name, const void *bytes, size_t len, size_t dim, uint32_t rows,
-                 struct factory *f, struct err *err) WARN_UNUSED;
+ * inner-product index of `dim` dimensions over rows 0 .. rows - 1, and nothing else. Where it holds
+ * the vectors as they are, they must be `items` (rows, dim) up to rounding: the index belongs to
+ * these weights. */
+int layout_check(const char *name, const void *bytes, size_t len, const float *items, size_t dim,
+                 uint32_t rows, struct factory *f, struct err *err) WARN_UNUSED;
 
 #endif

@@ -44,7 +44,8 @@ static int open_shard(struct index *ix, struct faiss_shards *f, const struct ind
         return err_set(err, ERR_USAGE, "a faiss shard needs a file and at least one row");
     if (file_map(&file, s->path, err) == -1)
         return -1;
-    if (layout_check(s->path, file.bytes, file.len, ix->v.dim, s->rows, &kind, err) == 0) {
+    if (layout_check(s->path, file.bytes, file.len, ix->v.data + (size_t)s->first_row * ix->v.dim,
+                     ix->v.dim, s->rows, &kind, err) == 0) {
         if (!factory_equal(&kind, &f->kind))
             err_set(err, ERR_FORMAT, "%s: the index is not %s", s->path, factory);
         else if ((index = extra_read(file.bytes, file.len, why, sizeof why)) == NULL)
@@ -282,24 +283,27 @@ static void search_shard(struct job *j)
 
 /* ---- a batch ---------------------------------------------------------------------- */
 
-static bool finite_all(const float *x, size_t n)
+/* Faiss gets no number with which a sum of products could overflow: NaN sends it astray. */
+#define COMPONENT_MAX 1e15f
+
+static bool harmless(const float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        if (!isfinite(x[i]))
+        if (!(fabsf(x[i]) <= COMPONENT_MAX))
             return false;
     return true;
 }
 
-/* An interest that is not finite finds nothing; Faiss gets a zero in its place. */
+/* Such an interest finds nothing. */
 static const float *clean(struct job *j, size_t n, size_t dim)
 {
     float *copy;
 
-    if (finite_all(j->q->interests, n * dim))
+    if (harmless(j->q->interests, n * dim))
         return j->q->interests;
     copy = scratch_room(j->scratch, ROOM_INTERESTS, n * dim, sizeof *copy);
     for (size_t i = 0; copy != NULL && i < n * dim; i++)
-        copy[i] = isfinite(j->q->interests[i]) ? j->q->interests[i] : 0.0f;
+        copy[i] = harmless(&j->q->interests[i], 1) ? j->q->interests[i] : 0.0f;
     return copy;
 }
 
@@ -314,7 +318,7 @@ static int prepare(struct job *j)
         return -1;
     for (size_t i = 0; i < n; i++)
         top_init(&j->tops[i], keys + i * top_room(j->q->k),
-                 finite_all(j->q->interests + i * dim, dim) ? j->q->k : 0, 0);
+                 harmless(j->q->interests + i * dim, dim) ? j->q->k : 0, 0);
     return 0;
 }
 

@@ -19,8 +19,8 @@ struct FaissIndex_H *extra_read(const void *bytes, size_t len, char *why, size_t
 int extra_search(const struct FaissIndex_H *index, enum extra_search kind, int effort, int64_t n,
                  const float *interests, int64_t k, float *scores, int64_t *labels, char *why,
                  size_t why_len);
-/* Before training: candidates an HNSW graph looks at when it links a row; and no complaints on stderr
- * about few training rows, for the recall that is measured afterwards tells more. */
+/* Before training: candidates an HNSW graph looks at when it links a row; and no complaints on
+ * stderr about few training rows, for the recall that is measured afterwards tells more. */
 void extra_prepare(struct FaissIndex_H *index, int graph_effort);
 /* Lists an IVF index visits when a search brings no parameters; nothing for other indexes. */
 void extra_set_nprobe(struct FaissIndex_H *index, size_t nprobe);

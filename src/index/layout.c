@@ -5,11 +5,13 @@
  * Faiss 1.7.3 to 1.15. */
 #include "factory.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct walk {
     struct reader in;
+    const float *items; /* (rows, dim) */
     size_t dim;
     uint32_t rows;
     struct factory *f;
@@ -124,27 +126,84 @@ static int header(struct walk *w, uint64_t rows)
     return trained == 1 ? 0 : bad(w, "the index is not trained");
 }
 
-static int flat(struct walk *w, uint64_t rows)
+/* Sums of products of numbers up to this stay finite. */
+#define COMPONENT_MAX 1e15f
+
+static float component(const struct span *s, size_t i)
 {
-    if (header(w, rows) == -1)
+    float v;
+
+    memcpy(&v, s->p + i * sizeof v, sizeof v);
+    return v;
+}
+
+/* A vector of `n` floats that arithmetic can bear. */
+static int expect_floats(struct walk *w, uint64_t n, struct span *s, const char *what)
+{
+    if (take_vector(w, sizeof(float), s) == -1)
         return -1;
-    return expect_vector(w, 4, rows * w->dim, "wrong number of components");
+    if (s->n != n)
+        return bad(w, what);
+    for (size_t i = 0; i < s->n; i++)
+        if (!(fabsf(component(s, i)) <= COMPONENT_MAX))
+            return bad(w, "a component is not a number, or beyond 1e15");
+    return 0;
+}
+
+/* Vector `i` of the span is this row's, up to rounding. */
+static int check_item(struct walk *w, const struct span *s, size_t i, size_t row)
+{
+    const float *item = w->items + row * w->dim;
+    float largest = 0;
+
+    for (size_t d = 0; d < w->dim; d++)
+        largest = fmaxf(largest, fabsf(item[d]));
+    for (size_t d = 0; d < w->dim; d++)
+        if (!(fabsf(component(s, i * w->dim + d) - item[d]) <= 1e-4f * largest))
+            return err_set(w->err, ERR_FORMAT,
+                           "%s: row %zu differs from the weights: the index was built from others",
+                           w->in.name, row);
+    return largest <= COMPONENT_MAX ? 0 : bad(w, "a component is beyond 1e15");
+}
+
+/* The coarse quantizer of an IVF index: some vectors. */
+static int centroids(struct walk *w, uint64_t n)
+{
+    struct span s = {0};
+
+    return header(w, n) == -1 ? -1 : expect_floats(w, n * w->dim, &s, "wrong number of components");
+}
+
+/* All items as they are. */
+static int flat(struct walk *w)
+{
+    struct span s = {0};
+
+    if (header(w, w->rows) == -1 ||
+        expect_floats(w, (uint64_t)w->rows * w->dim, &s, "wrong number of components") == -1)
+        return -1;
+    for (size_t row = 0; row < w->rows; row++)
+        if (check_item(w, &s, row, row) == -1)
+            return -1;
+    return 0;
 }
 
 /* The scalar quantizer of SQ8. */
 static int scalar_quantizer(struct walk *w)
 {
+    struct span ranges = {0};
     const uint64_t eight_bits = 0;
 
     if (expect(w, 4, eight_bits, "not an 8-bit scalar quantizer") == -1 || skip(w, 8) == -1 ||
         expect(w, 8, w->dim, "wrong dimension of the scalar quantizer") == -1 ||
         expect(w, 8, w->dim, "wrong code size of the scalar quantizer") == -1)
         return -1;
-    return expect_vector(w, 4, 2 * w->dim, "wrong number of ranges");
+    return expect_floats(w, 2 * w->dim, &ranges, "wrong number of ranges");
 }
 
 static int product_quantizer(struct walk *w, unsigned bits)
 {
+    struct span s = {0};
     uint64_t parts = 0;
 
     if (expect(w, 8, w->dim, "wrong dimension of the product quantizer") == -1 ||
@@ -155,7 +214,7 @@ static int product_quantizer(struct walk *w, unsigned bits)
     w->f->parts = parts;
     if (expect(w, 8, bits, "wrong bits of the product quantizer") == -1)
         return -1;
-    return expect_vector(w, 4, (uint64_t)w->dim << bits, "wrong number of centroids");
+    return expect_floats(w, (uint64_t)w->dim << bits, &s, "wrong number of centroids");
 }
 
 /* ---- HNSW ----------------------------------------------------------------------- */
@@ -243,7 +302,7 @@ static int ivf_header(struct walk *w)
     w->f->lists = lists;
     if (kind != kind_code("IxFI"))
         return bad(w, "the coarse quantizer is not flat");
-    if (flat(w, lists) == -1 || expect(w, 1, 0, "there is a direct map") == -1)
+    if (centroids(w, lists) == -1 || expect(w, 1, 0, "there is a direct map") == -1)
         return -1;
     return expect_vector(w, 8, 0, "there is a direct map");
 }
@@ -288,7 +347,7 @@ static int list_sizes(struct walk *w, uint64_t *sizes)
 static int plain_lists(struct walk *w, uint64_t code_size, uint64_t *sizes, uint8_t *seen)
 {
     uint64_t total = 0;
-    struct span codes, ids = {0};
+    struct span codes = {0}, ids = {0};
 
     if (expect(w, 8, w->f->lists, "wrong number of lists") == -1 ||
         expect(w, 8, code_size, "wrong code size") == -1 || list_sizes(w, sizes) == -1)
@@ -299,20 +358,23 @@ static int plain_lists(struct walk *w, uint64_t code_size, uint64_t *sizes, uint
         if (take_span(w, sizes[l] * code_size, 1, &codes) == -1 ||
             take_span(w, sizes[l], 8, &ids) == -1 || check_ids(w, &ids, seen) == -1)
             return -1;
+        for (size_t i = 0; w->f->code == CODE_FLAT && i < ids.n; i++)
+            if (check_item(w, &codes, i, element(&ids, i, 8)) == -1)
+                return -1;
         total += sizes[l];
     }
     return total == w->rows ? 0 : bad(w, "the lists do not cover the rows");
 }
 
 /* Fast-scan's lists: codes in blocks of 32 rows. */
-static int block_lists(struct walk *w, uint64_t code_size, uint64_t block_rows, uint64_t block_size,
-                       uint8_t *seen)
+static int block_lists(struct walk *w, uint64_t block_size, uint8_t *seen)
 {
+    const uint64_t block_rows = 32;
     uint64_t total = 0;
     struct span ids = {0};
 
-    (void)code_size; /* Faiss leaves this field as it may be: the blocks count */
-    if (expect(w, 8, w->f->lists, "wrong number of lists") == -1 || skip(w, 8) == -1 ||
+    if (expect(w, 8, w->f->lists, "wrong number of lists") == -1 ||
+        skip(w, 8) == -1 || /* a code size that nothing reads */
         expect(w, 8, block_rows, "wrong block") == -1 ||
         expect(w, 8, block_size, "wrong block size") == -1)
         return -1;
@@ -342,7 +404,7 @@ static int inverted_lists(struct walk *w, uint64_t code_size, uint64_t block_siz
     if (block_size == 0 && kind == kind_code("ilar"))
         rc = plain_lists(w, code_size, sizes, seen);
     else if (block_size != 0 && kind == kind_code("ilbl"))
-        rc = block_lists(w, code_size, 32, block_size, seen);
+        rc = block_lists(w, block_size, seen);
     else
         bad(w, "unknown kind of inverted lists");
 out:
@@ -352,11 +414,6 @@ out:
 }
 
 /* ---- kinds ---------------------------------------------------------------------- */
-
-static int flat_index(struct walk *w)
-{
-    return flat(w, w->rows);
-}
 
 static int sq_index(struct walk *w)
 {
@@ -370,7 +427,7 @@ static int hnsw_flat(struct walk *w)
     if (header(w, w->rows) == -1 || graph(w) == -1 ||
         expect(w, 4, kind_code("IxFI"), "the graph's storage is not flat") == -1)
         return -1;
-    return flat(w, w->rows);
+    return flat(w);
 }
 
 static int hnsw_sq(struct walk *w)
@@ -453,16 +510,16 @@ static const struct {
     enum code_kind code;
     int (*check)(struct walk *w);
 } kinds[] = {
-    {"IxFI", SEARCH_ALL, CODE_FLAT, flat_index}, {"IHNf", SEARCH_HNSW, CODE_FLAT, hnsw_flat},
+    {"IxFI", SEARCH_ALL, CODE_FLAT, flat},       {"IHNf", SEARCH_HNSW, CODE_FLAT, hnsw_flat},
     {"IHNs", SEARCH_HNSW, CODE_SQ8, hnsw_sq},    {"IwFl", SEARCH_IVF, CODE_FLAT, ivf_flat},
     {"IwSq", SEARCH_IVF, CODE_SQ8, ivf_sq},      {"IwPQ", SEARCH_IVF, CODE_PQ, ivf_pq},
     {"IPfs", SEARCH_ALL, CODE_PQ_FAST, pq_fast}, {"IwPf", SEARCH_IVF, CODE_PQ_FAST, ivf_pq_fast},
 };
 
-int layout_check(const char *name, const void *bytes, size_t len, size_t dim, uint32_t rows,
-                 struct factory *f, struct err *err)
+int layout_check(const char *name, const void *bytes, size_t len, const float *items, size_t dim,
+                 uint32_t rows, struct factory *f, struct err *err)
 {
-    struct walk w = {.dim = dim, .rows = rows, .f = f, .err = err};
+    struct walk w = {.items = items, .dim = dim, .rows = rows, .f = f, .err = err};
     uint64_t kind = 0;
 
     memset(f, 0, sizeof *f);

@@ -22,7 +22,7 @@ struct top {
 /* Entries a buffer must have room for. */
 static inline size_t top_room(size_t k)
 {
-    return 4 * k + 256;
+    return 2 * k + 64;
 }
 
 void top_init(struct top *t, uint64_t *room, size_t k, float slack);

@@ -11,8 +11,8 @@
 #include "recalld/blas.h"
 #include "recalld/metrics.h"
 
-#define POOL_MAX 1024         /* idle calls kept */
-#define ANSWER_KEEP (1 << 20) /* an idle call does not keep a larger answer or body */
+#define POOL_MAX 1024       /* idle calls kept */
+#define IDLE_KEEP (1 << 20) /* an idle call keeps no larger arena, answer or body */
 /* Of a request's time the wait for Redis may take three quarters. */
 #define BEHAVIOUR_SHARE_NUM 3
 #define BEHAVIOUR_SHARE_DEN 4
@@ -78,9 +78,10 @@ static void call_reset(struct recall_call *c)
     if (c->policy != NULL)
         ref_release(&c->policy->ref);
     arena_reset(&arena);
-    if (body.cap > ANSWER_KEEP)
+    arena_trim(&arena, IDLE_KEEP);
+    if (body.cap > IDLE_KEEP)
         buf_clear(&body);
-    if (answer.cap > ANSWER_KEEP)
+    if (answer.cap > IDLE_KEEP)
         buf_clear(&answer);
     body.len = answer.len = 0;
     memset(c, 0, sizeof *c);

@@ -283,6 +283,24 @@ static void a_warm_arena_reuses_its_memory(void **state)
     arena_clear(&arena);
 }
 
+static void a_trimmed_arena_keeps_no_more_than_it_may(void **state)
+{
+    struct arena arena = ARENA_INIT;
+
+    (void)state;
+    arena_trim(&arena, 0);
+    (void)arena_alloc(&arena, 100);
+    arena_reset(&arena);
+    arena_trim(&arena, 1 << 20);
+    assert_non_null(arena.first);
+    (void)arena_alloc(&arena, 2 << 20);
+    arena_reset(&arena);
+    arena_trim(&arena, 1 << 20);
+    assert_null(arena.first);
+    assert_non_null(arena_alloc(&arena, 100));
+    arena_clear(&arena);
+}
+
 static void an_empty_arena_can_be_reset(void **state)
 {
     struct arena arena = ARENA_INIT;
@@ -363,6 +381,7 @@ int main(void)
         cmocka_unit_test(the_nth_allocation_fails_when_a_test_asks_for_it),
         cmocka_unit_test(pieces_of_an_arena_are_aligned_and_apart),
         cmocka_unit_test(a_warm_arena_reuses_its_memory),
+        cmocka_unit_test(a_trimmed_arena_keeps_no_more_than_it_may),
         cmocka_unit_test(an_empty_arena_can_be_reset),
         cmocka_unit_test(hashes_agree_with_their_published_values),
         cmocka_unit_test(an_identifier_is_a_uuid_of_version_7),
