@@ -117,7 +117,7 @@ static const struct option options[] = {
     {"bundle.paths", OPT_STRING, AT(bundle_paths), "", 0, 0, LIVE,
      "bundle directories to load, separated by commas", NULL, NULL},
     {"bundle.default", OPT_STRING, AT(bundle_default), "", 0, 0, LIVE,
-     "name@version or alias that answers when nothing else is said; empty = the first of paths",
+     "name@version or alias that answers when nothing else is said; empty = the only one there is",
      NULL, NULL},
     {"bundle.memory_max", OPT_BYTES, AT(bundle_memory_max), "0", 0, INT64_MAX, FROZEN,
      "bytes that loaded bundles may take together; 0 = no limit", NULL, NULL},

@@ -206,7 +206,8 @@ class Daemon(Client):
         self.port_file = directory / "port"
         self.log_file = directory / "recalld.log"
         self.args = [RECALLD, "--http.listen=127.0.0.1:0", f"--http.port_file={self.port_file}",
-                     "--recall.deadline_ms=5000", *args]
+                     # The usual few milliseconds are missed now and then on a busy machine.
+                     "--recall.deadline_ms=5000", "--redis.timeout_ms=5000", "--redis.connect_ms=5000", *args]
         self.env = {**os.environ, **(env or {})}
         self.process = None
 

@@ -99,9 +99,9 @@ def test_a_body_must_say_the_one_thing(daemon, method, path, key):
 # ---- bundles -------------------------------------------------------------------------------------
 
 
-def test_the_list_shows_what_is_loaded(daemon, bundle):
+def test_the_list_shows_what_is_loaded(own, bundle):
     manifest = json.loads((bundle / "manifest.json").read_text())
-    answer = daemon.get("/bundles").json()
+    answer = own().get("/bundles").json()
     assert answer["default"] == "debian-mind@1"
     entry = answer["bundles"][0]
     assert (entry["name"], entry["state"], entry["dir"]) == ("debian-mind@1", "ready", str(bundle))

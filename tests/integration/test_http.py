@@ -116,7 +116,8 @@ def test_a_request_without_id_gets_a_uuid7(daemon):
     assert answer.json()["request_id"] == answer.headers["X-Request-Id"]
 
 
-def test_a_user_s_behaviour_comes_from_redis(daemon, redis):
+def test_a_user_s_behaviour_comes_from_redis(start, bundle, redis):
+    daemon = start(f"--bundle.paths={bundle}", f"--redis.address={redis.socket}")
     redis.command("DEL", "hist:http-user")
     redis.command("LPUSH", "hist:http-user", *HISTORY)  # the newest is at the head
     of_user = daemon.recall(user_id="http-user", n=20).json()

@@ -115,7 +115,7 @@ def test_build_and_bundles_are_told(own, bundle, bundle2):
 
 
 def test_open_connections_are_a_gauge(own):
-    assert own.metrics()["recalld_http_connections"] == 1  # the one that asks
+    wait_until(lambda: own.metrics()["recalld_http_connections"] == 1, "only the one that asks is open")
     held = [own.raw() for _ in range(5)]
     wait_until(lambda: own.metrics()["recalld_http_connections"] == 6, "five more are open")
     for s in held:
