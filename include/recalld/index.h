@@ -1,10 +1,13 @@
 /* index.h - the best rows for K interests: shards over contiguous row ranges behind one engine
  * interface, filters, and a brute-force twin.
  *
- * Two engines so far: `exact` (blocked matrix product over the item vectors themselves; it has no files)
- * and `faiss` (one index file per shard). Both only choose candidates; every score that leaves is
- * vec_dot of the interest and the item vector, so answers do not depend on engine rounding, batch or
- * load. Equal scores come by row. An index never changes once open; each thread brings its scratch. */
+ * Two engines so far: `exact` (every row is scored for a whole batch, first in bfloat16, then what
+ * might be among the best from the item vectors; it has no files, and half the memory of the
+ * vectors) and `faiss` (one index file per shard). Both only choose candidates; every score that
+ * leaves is vec_dot of the interest and the item vector, so answers do not depend on engine
+ * rounding, batch or load. Equal scores come by row; a score of -0 leaves as 0. An interest that
+ * holds NaN or infinity finds nothing. An index never changes once open; each thread brings its
+ * scratch. */
 #ifndef RECALLD_INDEX_H
 #define RECALLD_INDEX_H
 
@@ -33,7 +36,8 @@ void filter_free(struct row_filter *f);
 /* Starts over with the rows of these ascending lists, joined (any of them). */
 void filter_any(struct row_filter *f, const uint32_t *const *lists, const size_t *lens, size_t n);
 /* Keeps only rows that are also in one of these lists. */
-void filter_also_any(struct row_filter *f, const uint32_t *const *lists, const size_t *lens, size_t n);
+void filter_also_any(struct row_filter *f, const uint32_t *const *lists, const size_t *lens,
+                     size_t n);
 size_t filter_count(const struct row_filter *f);
 bool filter_has(const struct row_filter *f, uint32_t row);
 
@@ -54,9 +58,13 @@ struct index_spec {
 };
 
 struct index;
-/* Opens and checks every shard against `v`: type, dimension, metric (inner product), rows. The vectors
- * and the spec's strings are borrowed (vectors for the index's life, the spec for the call). */
-struct index *index_open(const struct index_spec *spec, const struct vectors *v, struct err *err) WARN_UNUSED;
+/* Opens and checks every shard against `v`: ranges (each begins where the one before ends), type,
+ * dimension, metric (inner product), rows, every link and size inside, and, where the index holds
+ * the vectors as they are, that they are these. The vectors and the spec's strings are borrowed
+ * (vectors for the index's life, the spec for the call). Errors: USAGE, FORMAT, IO, NOMEM, LIMIT.
+ */
+struct index *index_open(const struct index_spec *spec, const struct vectors *v, struct err *err)
+    WARN_UNUSED;
 void index_free(struct index *ix);
 bool index_effort_applies(const struct index *ix); /* false: exact and fast-scan */
 size_t index_memory(const struct index *ix);
@@ -67,14 +75,14 @@ size_t index_memory(const struct index *ix);
 struct index_query {
     const float *interests; /* (n_interests, dim) */
     int n_interests;
-    size_t k;               /* hits wanted per interest */
-    double effort;          /* multiplier on the spec's effort, 1.0 = as tuned */
+    size_t k;                        /* hits wanted per interest */
+    double effort;                   /* multiplier on the spec's effort, 1.0 = as tuned */
     const struct row_filter *filter; /* NULL = all rows */
-    uint64_t deadline_ns;   /* clock_ns; 0 = none. Checked between shards and blocks */
-    struct hit *hits;       /* out (n_interests, k), best first */
-    size_t *found;          /* out (n_interests): how many of k are filled */
-    bool late;              /* out: the deadline passed; hits are what was found by then */
-    int shards_failed;      /* out: shards that gave an error (logged, rate-limited) */
+    uint64_t deadline_ns;            /* clock_ns; 0 = none. Checked between shards and blocks */
+    struct hit *hits;                /* out (n_interests, k), best first */
+    size_t *found;                   /* out (n_interests): how many of k are filled */
+    bool late;                       /* out: the deadline passed; hits are what was found by then */
+    int shards_failed;               /* out: shards that gave an error (logged, rate-limited) */
 };
 
 /* Scratch memory of one thread; grows as needed, then stays. */
@@ -82,9 +90,11 @@ struct index_scratch;
 struct index_scratch *index_scratch_new(void);
 void index_scratch_free(struct index_scratch *s);
 
-/* Answers a batch of queries. Sets OpenMP to one thread for the calling thread at its first call. */
+/* Answers a batch of queries. Sets OpenMP to one thread for the calling thread at its first call.
+ */
 void index_search(const struct index *ix, struct index_scratch *s, struct index_query *q, size_t n);
-/* The twin: every row, one vec_dot each, nothing clever. Same contract (effort and deadline ignored). */
+/* The twin: every row, one vec_dot each, nothing clever. Same contract (effort and deadline
+ * ignored). */
 void index_search_brute(const struct vectors *v, uint32_t first_row, uint32_t rows,
                         struct index_query *q, size_t n);
 
@@ -92,8 +102,10 @@ void index_search_brute(const struct vectors *v, uint32_t first_row, uint32_t ro
 
 /* Which factories a bundle may use, as a sentence for messages. */
 extern const char index_factories[];
-/* Builds one faiss shard over rows [first_row, first_row + rows) and writes it to `path`. `progress`
- * (may be NULL) hears rows done. ERR_USAGE for a factory that is not supported. Uses `threads` cores. */
+/* Builds one faiss shard over rows [first_row, first_row + rows) and writes it beside `path`,
+ * syncs, renames. `progress` (may be NULL) hears rows done. ERR_USAGE for a factory that is not
+ * supported or does not suit the rows. Uses `threads` cores; with one thread the same file every
+ * time. */
 int index_build_shard(const char *path, const char *factory, const struct vectors *v,
                       uint32_t first_row, uint32_t rows, int threads,
                       void (*progress)(void *arg, size_t done, size_t total), void *arg,

@@ -209,7 +209,7 @@ static int find_effort(struct measuring *t)
         low = high;
         high = 2 * high < EFFORT_MAX ? 2 * high : EFFORT_MAX;
     }
-    while (m->recall >= target && low > 0 && high - low > high / 8) {
+    while (m->recall >= target && low > 0 && high - low > 1 && high - low > high / 8) {
         int64_t middle = low + (high - low) / 2;
         double recall = recall_at(t, middle);
 

@@ -317,11 +317,12 @@ static void search_tiles(struct batch *b, struct index_query *q, size_t n)
     uint64_t *keys = b->keys;
     size_t lane = 0;
 
-    for (size_t i = 0; i < n; i++)
-        for (int j = 0; can_screen(b->ix, &q[i]) && j < q[i].n_interests; j++) {
+    for (size_t i = 0; i < n; i++) {
+        int interests = can_screen(b->ix, &q[i]) ? q[i].n_interests : 0;
+
+        for (int j = 0; j < interests; j++, keys += top_room(q[i].k))
             add_lane(b, &q[i], q[i].interests + (size_t)j * b->ix->v.dim, keys);
-            keys += top_room(q[i].k);
-        }
+    }
     while (b->n_lanes % TILE_INTERESTS != 0)
         add_lane(b, NULL, NULL, NULL);
     screen_all(b);

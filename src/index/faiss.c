@@ -219,7 +219,7 @@ static int attempt(struct job *j, const struct plan *p, char *why)
 }
 
 /* What an interest costs, in dot products of rows in memory order. Measured: a candidate of a graph
- * 150, one of a list 8, a row that is looked at 2 (in fast-scan 1/4); a row of a filter, which may
+ * 250, one of a list 8, a row that is looked at 2 (in fast-scan 1/4); a row of a filter, which may
  * lie anywhere, 1.5. */
 static double faiss_cost(const struct job *j, const struct plan *p)
 {
@@ -228,7 +228,7 @@ static double faiss_cost(const struct job *j, const struct plan *p)
 
     switch (j->f->kind.search) {
     case SEARCH_HNSW:
-        return 150 * ask;
+        return 250 * ask;
     case SEARCH_IVF:
         return scanned * (double)p->effort / (double)j->f->kind.lists + 8 * ask;
     default:
@@ -251,6 +251,17 @@ static bool exhausted(const struct job *j, const struct plan *p)
     return all;
 }
 
+static void offer_all(const struct job *j, const struct plan *p)
+{
+    for (int i = 0; i < j->q->n_interests; i++)
+        offer(j, i, j->labels + (size_t)i * p->ask, p->ask);
+}
+
+static void gather_all(const struct job *j)
+{
+    gather(&j->ix->v, j->q, j->tops, j->ix->shards[j->shard].first_row, j->list, j->available);
+}
+
 /* Asks Faiss, and asks for more while some interest has fewer rows than there are for it; unless
  * scoring every row that may be found is cheaper. */
 static void search_shard(struct job *j)
@@ -260,24 +271,23 @@ static void search_shard(struct job *j)
 
     for (size_t grow = 1; wanted > 0; grow *= 4) {
         struct plan p = make_plan(j, grow);
-        bool gathers = gather_cost(j) < faiss_cost(j, &p) && (grow > 1 || j->list != NULL);
 
-        if (!gathers && attempt(j, &p, why) == -1) {
+        if ((j->list != NULL || grow > 1) && gather_cost(j) < faiss_cost(j, &p)) {
+            gather_all(j);
+            return;
+        }
+        if (attempt(j, &p, why) == -1) {
             query_shard_failed(j->q, j->shard, why);
             return;
         }
-        if (!gathers && fewest(j, &p) >= wanted) {
-            for (int i = 0; i < j->q->n_interests; i++)
-                offer(j, i, j->labels + (size_t)i * p.ask, p.ask);
+        if (fewest(j, &p) >= wanted || query_late(j->q)) {
+            offer_all(j, &p);
             return;
         }
-        if (gathers || exhausted(j, &p)) {
-            gather(&j->ix->v, j->q, j->tops, j->ix->shards[j->shard].first_row, j->list,
-                   j->available);
+        if (exhausted(j, &p)) {
+            gather_all(j);
             return;
         }
-        if (query_late(j->q))
-            return;
     }
 }
 

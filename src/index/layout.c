@@ -24,14 +24,13 @@ struct span {
     size_t n;
 };
 
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "index files are little-endian");
+
 static uint64_t load(const uint8_t *p, size_t width)
 {
     uint64_t v = 0;
 
     memcpy(&v, p, width);
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-#error "Faiss writes the machine's byte order; only little-endian machines are supported"
-#endif
     return v;
 }
 
@@ -160,9 +159,10 @@ static int check_item(struct walk *w, const struct span *s, size_t i, size_t row
         largest = fmaxf(largest, fabsf(item[d]));
     for (size_t d = 0; d < w->dim; d++)
         if (!(fabsf(component(s, i * w->dim + d) - item[d]) <= 1e-4f * largest))
-            return err_set(w->err, ERR_FORMAT,
-                           "%s: row %zu differs from the weights: the index was built from others",
-                           w->in.name, row);
+            return err_set(
+                w->err, ERR_FORMAT,
+                "%s: vector %zu differs from the weights: the index was built from others",
+                w->in.name, row);
     return largest <= COMPONENT_MAX ? 0 : bad(w, "a component is beyond 1e15");
 }
 

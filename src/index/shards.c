@@ -4,6 +4,7 @@
 
 #include "recalld/vec.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -118,6 +119,7 @@ void *scratch_room(struct index_scratch *s, enum room room, size_t n, size_t siz
 void index_search(const struct index *ix, struct index_scratch *s, struct index_query *q, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
+        assert(q[i].filter == NULL || q[i].filter->rows >= ix->v.rows);
         q[i].late = false;
         q[i].shards_failed = 0;
         for (int j = 0; j < q[i].n_interests; j++)

@@ -51,7 +51,7 @@ static bool next_line(struct load *l, struct fields *f)
 
     if (!reader_line(&l->in, &line, &len))
         return false;
-    if (len > 0 && line[len - 1] == '\r')
+    if (len > 0 && line[len - 1] == '\r' && l->in.p == l->in.end && l->in.p[-1] == '\r')
         len--;
     l->line_no++;
     *f = (struct fields){line, line + len, true};
