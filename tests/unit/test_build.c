@@ -82,7 +82,7 @@ static void a_small_catalogue_gets_exact_search_and_is_told_why(void **state)
     assert_int_equal(build(&b, &err), 0);
     assert_string_equal(
         buf_cstr(&said),
-        "60 rows: exact search (below 100,000 rows it costs less than a graph and misses nothing)\n"
+        "60 rows: exact search (below 500,000 rows it costs less than a graph and misses nothing)\n"
         "recall@6 on 120 interests of 40 sample users: 1.0000 (floor 0.95)\n"
         "popular.txt: 3 of 5 ids are items of the bundle, the others are left out\n");
     m = manifest_of(b.out);
