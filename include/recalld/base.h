@@ -104,6 +104,12 @@ void arena_reset(struct arena *a);
 void arena_trim(struct arena *a, size_t keep); /* of a reset arena: gives memory over `keep` back */
 void arena_clear(struct arena *a);
 
+/* Borrowed bytes, not NUL-terminated. */
+struct str {
+    const char *p;
+    size_t len;
+};
+
 /* ---- bytes ------------------------------------------------------------------- */
 
 /* A cursor over bytes from outside; every read is checked. Reads return false at the end. */

@@ -31,11 +31,6 @@ void breaker_failure(struct breaker *b);
 
 /* ---- commands -------------------------------------------------------------------------------- */
 
-struct str {
-    const char *p;
-    size_t len;
-};
-
 enum redis_outcome { REDIS_REPLIED, REDIS_TIMED_OUT, REDIS_FAILED };
 
 struct redis_command {

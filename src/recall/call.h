@@ -27,7 +27,7 @@ struct pick {
 
 /* Moments of a call, clock_ns; 0 = not reached. Stage times are differences of neighbours. */
 enum call_moment {
-    MOMENT_START,     /* the body is complete */
+    MOMENT_START, /* the body is complete */
     MOMENT_PARSED,
     MOMENT_BEHAVIOUR, /* behaviour is here, or was not needed */
     MOMENT_DEQUEUED,
@@ -95,6 +95,12 @@ static inline void call_degrade(struct recall_call *c, enum recall_degraded d)
     c->degraded |= UINT32_C(1) << d;
 }
 
+/* ---- call.c ---- */
+
+/* Back to how calloc made it, but for the memory that is worth keeping. */
+void call_reset(struct recall_call *c);
+void call_free(struct recall_call *c);
+
 /* ---- request.c ---- */
 
 /* Reads call.body into the request fields; -1 with call.field and *err set. */
@@ -106,7 +112,10 @@ int request_parse(struct recall_call *c, int n_max, struct err *err) WARN_UNUSED
 struct pipeline;
 struct pipeline *pipeline_new(void);
 void pipeline_free(struct pipeline *p);
-/* Takes parsed calls whose behaviour is here through the stages; `finish` gets each as soon as it is answered. */
+/* Searches `ix` instead of each bundle's own index; borrowed, NULL = the bundle's. */
+void pipeline_index(struct pipeline *p, const struct index *ix);
+/* Takes parsed calls whose behaviour is here through the stages; `finish` gets each as soon as it
+ * is answered. */
 void pipeline_run(struct pipeline *p, const struct bundle_set *set, struct recall_call **calls,
                   size_t n, void (*finish)(struct recall_call *));
 /* A call that ends without an answer of its own: a status and a sentence. */
@@ -126,11 +135,11 @@ struct row_set *row_set_copy(struct arena *a, const struct row_set *s, size_t mo
 /* The hits of all searched interests and what to make of them. */
 struct merge {
     enum merge_policy policy;
-    size_t n;                       /* wanted */
-    size_t min_per_interest;        /* quota */
-    double lambda;                  /* diverse */
-    const struct hit *hits;         /* (n_lists, k), each list best first, equal scores by row */
-    const size_t *found;            /* (n_lists) */
+    size_t n;                /* wanted */
+    size_t min_per_interest; /* quota */
+    double lambda;           /* diverse */
+    const struct hit *hits;  /* (n_lists, k), each list best first, equal scores by row */
+    const size_t *found;     /* (n_lists) */
     size_t k;
     int n_lists;
     const struct row_set *excluded; /* may be NULL */
@@ -139,6 +148,12 @@ struct merge {
 };
 /* Writes at most m->n picks, no row twice, none excluded, best first; returns how many. */
 size_t merge_picks(const struct merge *m, struct arena *scratch, struct pick *out);
+
+/* ---- diverse.c ---- */
+
+/* The same from a pool: every allowed row once, best first. */
+size_t diverse_picks(const struct merge *m, const struct pick *pool, size_t n_pool,
+                     struct arena *scratch, struct pick *out);
 
 /* ---- fallback.c ---- */
 
@@ -151,11 +166,18 @@ void render_answer(struct recall_call *c);
 
 /* ---- figures.c ---- */
 
+enum refusal {
+    REFUSED_BAD,
+    REFUSED_FULL,
+    REFUSED_DRAINING,
+    REFUSED_DEADLINE,
+    REFUSED_NOT_LOADED,
+    REFUSALS
+};
+
 void figures_register(void);
-void figures_bad_request(void);
-void figures_rejected_full(void);
-void figures_rejected_draining(void);
 void figures_batch(size_t n);
-void figures_call(const struct recall_call *c, uint64_t now); /* all of one answered call */
+void figures_refused(const struct recall_call *c, enum refusal why); /* parsed, not admitted */
+void figures_call(const struct recall_call *c, uint64_t now);        /* all of one admitted call */
 
 #endif

@@ -8,9 +8,9 @@ static const double batch_bounds[] = {1, 2, 3, 4, 6, 8, 16, 32, 64};
 
 /* Labels are kept for the life of the process: string constants only. */
 static const char *const stage_labels[MOMENT_COUNT] = {
-    [MOMENT_PARSED] = "stage=\"parse\"",     [MOMENT_BEHAVIOUR] = "stage=\"behaviour\"",
-    [MOMENT_DEQUEUED] = "stage=\"queue\"",   [MOMENT_INTERESTS] = "stage=\"interests\"",
-    [MOMENT_SEARCHED] = "stage=\"search\"",  [MOMENT_MERGED] = "stage=\"merge\"",
+    [MOMENT_PARSED] = "stage=\"parse\"",    [MOMENT_BEHAVIOUR] = "stage=\"behaviour\"",
+    [MOMENT_DEQUEUED] = "stage=\"queue\"",  [MOMENT_INTERESTS] = "stage=\"interests\"",
+    [MOMENT_SEARCHED] = "stage=\"search\"", [MOMENT_MERGED] = "stage=\"merge\"",
 };
 static const char *const degraded_labels[DEGRADED_COUNT] = {
 #define X(id, word) "reason=\"" #word "\"",
@@ -26,10 +26,16 @@ static const char *const drop_labels[DROP_REASONS] = {
     [DROP_UNUSED] = "reason=\"unused\"",
 };
 
+static const char *const refused_labels[REFUSALS] = {
+    [REFUSED_BAD] = "reason=\"bad_request\"",       [REFUSED_FULL] = "reason=\"queue_full\"",
+    [REFUSED_DRAINING] = "reason=\"draining\"",     [REFUSED_DEADLINE] = "reason=\"deadline\"",
+    [REFUSED_NOT_LOADED] = "reason=\"not_loaded\"",
+};
+
 static struct {
-    int stage[MOMENT_COUNT], render, total;
+    int stage[MOMENT_COUNT], render;
     int degraded[DEGRADED_COUNT], source[3], dropped[DROP_REASONS];
-    int rejected_full, rejected_draining, rejected_bad, rejected_deadline, rejected_not_loaded;
+    int refused[REFUSALS];
     int batch, length, interests, short_answers, unknown_items;
 } figure;
 
@@ -40,31 +46,22 @@ static int stage_histogram(const char *labels)
                             metric_stage_bounds, METRIC_STAGE_BOUNDS_N);
 }
 
-static int rejected_counter(const char *labels)
-{
-    return metric_counter("recalld_rejected_total", "Requests that got no recall, by reason.",
-                          labels);
-}
-
 static void register_outcomes(void)
 {
     for (int i = 0; i < DEGRADED_COUNT; i++)
-        figure.degraded[i] = metric_counter(
-            "recalld_degraded_total", "Answers that are less than they could be, by reason.",
-            degraded_labels[i]);
+        figure.degraded[i] = metric_counter("recalld_degraded_total",
+                                            "Answers that are less than they could be, by reason.",
+                                            degraded_labels[i]);
     for (int i = 0; i < (int)ARRAY_LEN(source_labels); i++)
-        figure.source[i] = metric_counter("recalld_answers_total",
-                                          "Answers by where their items come from.",
-                                          source_labels[i]);
+        figure.source[i] = metric_counter(
+            "recalld_answers_total", "Answers by where their items come from.", source_labels[i]);
     for (int i = 1; i < DROP_REASONS; i++)
-        figure.dropped[i] = metric_counter("recalld_interests_dropped_total",
-                                           "Interests that were not searched, by reason.",
-                                           drop_labels[i]);
-    figure.rejected_bad = rejected_counter("reason=\"bad_request\"");
-    figure.rejected_full = rejected_counter("reason=\"queue_full\"");
-    figure.rejected_draining = rejected_counter("reason=\"draining\"");
-    figure.rejected_deadline = rejected_counter("reason=\"deadline\"");
-    figure.rejected_not_loaded = rejected_counter("reason=\"not_loaded\"");
+        figure.dropped[i] =
+            metric_counter("recalld_interests_dropped_total",
+                           "Interests that were not searched, by reason.", drop_labels[i]);
+    for (int i = 0; i < REFUSALS; i++)
+        figure.refused[i] = metric_counter(
+            "recalld_rejected_total", "Requests that got no recall, by reason.", refused_labels[i]);
 }
 
 void figures_register(void)
@@ -72,10 +69,6 @@ void figures_register(void)
     for (int i = MOMENT_PARSED; i < MOMENT_COUNT; i++)
         figure.stage[i] = stage_histogram(stage_labels[i]);
     figure.render = stage_histogram("stage=\"render\"");
-    figure.total = metric_histogram("recalld_request_seconds",
-                                    "From the complete body to the rendered answer, failed "
-                                    "requests included.",
-                                    "", metric_stage_bounds, METRIC_STAGE_BOUNDS_N);
     register_outcomes();
     figure.batch = metric_histogram("recalld_batch_size", "Requests a worker takes at once.", "",
                                     batch_bounds, ARRAY_LEN(batch_bounds));
@@ -88,21 +81,6 @@ void figures_register(void)
         metric_counter("recalld_short_answers_total", "Answers with fewer than n items.", "");
     figure.unknown_items = metric_counter("recalld_unknown_items_total",
                                           "Behaviour items that the bundle does not have.", "");
-}
-
-void figures_bad_request(void)
-{
-    metric_add(figure.rejected_bad, 1);
-}
-
-void figures_rejected_full(void)
-{
-    metric_add(figure.rejected_full, 1);
-}
-
-void figures_rejected_draining(void)
-{
-    metric_add(figure.rejected_draining, 1);
 }
 
 void figures_batch(size_t n)
@@ -134,24 +112,34 @@ static void count_answer(const struct recall_call *c)
     metric_observe(figure.interests, (double)c->n_live);
 }
 
-void figures_call(const struct recall_call *c, uint64_t now)
+static void observe_stages(const struct recall_call *c)
 {
     for (int i = MOMENT_PARSED; i < MOMENT_COUNT && c->at[i] != 0; i++)
         metric_observe(figure.stage[i], seconds(c->at[i - 1], c->at[i]));
-    metric_observe(figure.total, seconds(c->at[MOMENT_START], now));
+}
+
+void figures_refused(const struct recall_call *c, enum refusal why)
+{
+    observe_stages(c);
+    metric_add(figure.refused[why], 1);
+}
+
+void figures_call(const struct recall_call *c, uint64_t now)
+{
     switch (c->status) {
     case 200:
+        observe_stages(c);
         metric_observe(figure.render, seconds(c->at[MOMENT_MERGED], now));
         count_answer(c);
         break;
     case 400:
-        figures_bad_request();
+        figures_refused(c, REFUSED_BAD);
         break;
     case 504:
-        metric_add(figure.rejected_deadline, 1);
+        figures_refused(c, REFUSED_DEADLINE);
         break;
     default:
-        metric_add(figure.rejected_not_loaded, 1);
+        figures_refused(c, REFUSED_NOT_LOADED);
         break;
     }
 }

@@ -1,8 +1,7 @@
 /* merge.c - K lists of hits into one answer: best first, no row twice, nothing excluded.
  *
- * All three policies start from the same walk over the lists (each is sorted, so the best head of all
- * lists comes next): the first time a row appears is with its best score. */
-#include <math.h>
+ * All three policies start from the same walk over the lists (each is sorted, so the best head of
+ * all lists comes next): the first time a row appears is with its best score. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -90,8 +89,9 @@ static size_t merge_max(const struct merge *m, struct arena *scratch, struct pic
 
 /* ---- quota: every interest keeps some ------------------------------------------------ */
 
-/* Interests take turns: in each round every list keeps its best row that none has kept yet, until all
- * have their share; the row then counts for the list that kept it. What is left goes by score. */
+/* Interests take turns: in each round every list keeps its best row that none has kept yet, until
+ * all have their share; the row then counts for the list that kept it. What is left goes by score.
+ */
 static size_t merge_quota(const struct merge *m, struct arena *scratch, struct pick *out)
 {
     size_t share = m->n_lists == 0 ? 0 : m->n / (size_t)m->n_lists;
@@ -121,78 +121,23 @@ static size_t merge_quota(const struct merge *m, struct arena *scratch, struct p
     return n;
 }
 
-/* ---- diverse: ComiRec's greedy ------------------------------------------------------- */
+/* ---- diverse: variety against score ---------------------------------------------------- */
 
-/* How often the most used category of `row` was chosen already. */
-static unsigned penalty(const struct merge *m, const unsigned *chosen, uint32_t row)
-{
-    unsigned most = 0;
-    size_t n;
-    const uint32_t *codes = items_values(m->items, (size_t)m->attribute, row, &n);
-
-    for (size_t i = 0; i < n; i++)
-        most = chosen[codes[i]] > most ? chosen[codes[i]] : most;
-    return most;
-}
-
-static void count_categories(const struct merge *m, unsigned *chosen, uint32_t row)
-{
-    size_t n;
-    const uint32_t *codes = items_values(m->items, (size_t)m->attribute, row, &n);
-
-    for (size_t i = 0; i < n; i++)
-        chosen[codes[i]]++;
-}
-
-/* ComiRec section 3.3: again and again the row with the best score - lambda * (rows of its category
- * chosen before). The pool is sorted, so a scan ends where the plain score cannot win any more.
- * Chosen rows leave the pool through a linked list; equal values keep the earlier row. */
 static size_t merge_diverse(const struct merge *m, struct arena *scratch, struct pick *out)
 {
     struct walk w;
-    size_t total = 0, n_pool = 0, n = 0;
+    size_t total = 0, n_pool = 0;
     struct pick *pool;
-    size_t *after; /* after[i + 1] = the pool entry that follows i; after[0] = the first */
-    unsigned *chosen;
 
     if (m->items == NULL || m->attribute < 0)
         return merge_max(m, scratch, out);
     for (int i = 0; i < m->n_lists; i++)
         total += m->found[i];
     pool = arena_alloc(scratch, (total + 1) * sizeof *pool);
-    after = arena_alloc(scratch, (total + 2) * sizeof *after);
-    size_t values = items_value_count(m->items, (size_t)m->attribute);
-    chosen = arena_alloc(scratch, (values + 1) * sizeof *chosen);
-    memset(chosen, 0, (values + 1) * sizeof *chosen);
-
     walk_start(&w, m, scratch);
     while (walk_next(&w, &pool[n_pool]))
         n_pool++;
-    for (size_t i = 0; i <= n_pool; i++)
-        after[i] = i;
-    while (n < m->n && after[0] < n_pool) {
-        size_t best_before = 0; /* index into `after` */
-        double best = -INFINITY;
-
-        for (size_t at = 0; after[at] < n_pool; at = after[at] + 1) {
-            const struct pick *p = &pool[after[at]];
-            double value;
-
-            if ((double)p->score <= best)
-                break;
-            value = (double)p->score - m->lambda * penalty(m, chosen, p->row);
-            if (value > best) {
-                best = value;
-                best_before = at;
-            }
-        }
-        size_t taken = after[best_before];
-
-        out[n++] = pool[taken];
-        count_categories(m, chosen, pool[taken].row);
-        after[best_before] = after[taken + 1];
-    }
-    return n;
+    return diverse_picks(m, pool, n_pool, scratch, out);
 }
 
 size_t merge_picks(const struct merge *m, struct arena *scratch, struct pick *out)

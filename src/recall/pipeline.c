@@ -23,7 +23,8 @@
 struct pipeline {
     struct model_scratch *model;
     struct index_scratch *index;
-    struct arena arena; /* of the batch */
+    const struct index *instead; /* of the bundles' own; or NULL */
+    struct arena arena;          /* of the batch */
 };
 
 struct pipeline *pipeline_new(void)
@@ -43,6 +44,11 @@ void pipeline_free(struct pipeline *p)
     index_scratch_free(p->index);
     arena_clear(&p->arena);
     free(p);
+}
+
+void pipeline_index(struct pipeline *p, const struct index *ix)
+{
+    p->instead = ix;
 }
 
 void call_refuse(struct recall_call *c, int status, const char *sentence)
@@ -210,7 +216,8 @@ static void ask_model(struct recall_call *c)
         /* The settings know one word more than the model: "model", which is -1 here. */
         .dynamic = (int)c->settings.dynamic_interests - 1,
         .interests = arena_alloc(&c->arena, k * (size_t)model_dim(m) * sizeof(float)),
-        .weights = c->explain ? arena_alloc(&c->arena, k * MODEL_HISTORY_MAX * sizeof(float)) : NULL,
+        .weights =
+            c->explain ? arena_alloc(&c->arena, k * MODEL_HISTORY_MAX * sizeof(float)) : NULL,
     };
 }
 
@@ -231,7 +238,8 @@ static enum drop_reason judge(const struct recall_call *c, int k, size_t dim, co
             int other = c->live[i];
             float dot = vec_dot(v, c->input.interests + (size_t)other * dim, dim);
 
-            if ((double)dot > c->settings.similar_interests * (double)norms[k] * (double)norms[other])
+            if ((double)dot >
+                c->settings.similar_interests * (double)norms[k] * (double)norms[other])
                 return DROP_SIMILAR;
         }
     return most > 0 && c->n_live >= most ? DROP_UNUSED : DROP_KEPT;
@@ -262,12 +270,9 @@ static float *choose_interests(struct recall_call *c)
 
 /* ---- search ---------------------------------------------------------------------------- */
 
-static size_t searchable_rows(const struct recall_call *c)
+static void search(struct pipeline *p, const struct bundle *b, struct index_query *q, size_t n)
 {
-    struct bundle_facts facts;
-
-    bundle_describe(c->bundle, &facts);
-    return facts.rows;
+    index_search(p->instead != NULL ? p->instead : bundle_index(b), p->index, q, n);
 }
 
 static void ask_index(struct recall_call *c, size_t k)
@@ -280,7 +285,7 @@ static void ask_index(struct recall_call *c, size_t k)
 static void first_query(struct recall_call *c, const float *interests)
 {
     size_t want = (size_t)(c->settings.candidates > 0 ? c->settings.candidates : c->settings.n);
-    size_t rows = searchable_rows(c);
+    size_t rows = bundle_vectors(c->bundle)->rows;
 
     c->query = (struct index_query){
         .interests = interests,
@@ -323,7 +328,7 @@ static void merge(struct recall_call *c)
 /* True when a list ended because of k, not because there was nothing more. */
 static bool index_has_more(const struct recall_call *c)
 {
-    if (c->query.late || c->query.k >= searchable_rows(c))
+    if (c->query.late || c->query.k >= bundle_vectors(c->bundle)->rows)
         return false;
     for (int i = 0; i < c->n_live; i++)
         if (c->query.found[i] == c->query.k)
@@ -331,19 +336,39 @@ static bool index_has_more(const struct recall_call *c)
     return false;
 }
 
-/* Merges, and asks the index for more while that leaves fewer than n. */
-static void merge_and_refill(struct recall_call *c, struct index_scratch *scratch)
+/* Asks for k hits per interest instead. What is there already stays if this gives less: a refill
+ * that the deadline cut short must not cost what the first search found. */
+static void refill(struct pipeline *p, struct recall_call *c, size_t k)
 {
-    size_t rows = searchable_rows(c);
+    struct index_query before = c->query;
+    struct pick *picks = c->picks;
+    size_t n_picks = c->n_picks;
+
+    c->query.found = arena_alloc(&c->arena, (size_t)c->n_live * sizeof *c->query.found);
+    ask_index(c, k);
+    search(p, c->bundle, &c->query, 1);
+    c->picks = arena_alloc(&c->arena, ((size_t)c->settings.n + 1) * sizeof *c->picks);
+    merge(c);
+    if (c->n_picks < n_picks) {
+        before.late = c->query.late;
+        before.shards_failed = c->query.shards_failed;
+        c->query = before;
+        c->picks = picks;
+        c->n_picks = n_picks;
+    }
+}
+
+/* Merges, and asks the index for more while that leaves fewer than n. */
+static void merge_and_refill(struct pipeline *p, struct recall_call *c)
+{
+    size_t rows = bundle_vectors(c->bundle)->rows;
 
     c->picks = arena_alloc(&c->arena, ((size_t)c->settings.n + 1) * sizeof *c->picks);
     merge(c);
     for (int i = 0; i < REFILLS && c->n_picks < (size_t)c->settings.n && index_has_more(c); i++) {
         size_t k = c->query.k * GROWTH;
 
-        ask_index(c, k < rows ? k : rows);
-        index_search(bundle_index(c->bundle), scratch, &c->query, 1);
-        merge(c);
+        refill(p, c, k < rows ? k : rows);
     }
 }
 
@@ -363,13 +388,15 @@ static void mark_short(struct recall_call *c)
 
 /* ---- answer --------------------------------------------------------------------------------- */
 
-static void answer(struct recall_call *c, struct index_scratch *scratch)
+static void answer(struct pipeline *p, struct recall_call *c)
 {
     if (c->n_live > 0) {
-        merge_and_refill(c, scratch);
+        merge_and_refill(p, c);
         mark_search(c);
         c->source = SOURCE_MODEL;
     }
+    if (c->n_rows > 0)
+        mark_short(c); /* of the model, whatever the fallback makes of it */
     if (c->n_picks == 0)
         fallback_fill(c);
     mark_short(c);
@@ -407,7 +434,7 @@ static void run_group(struct pipeline *p, struct recall_call **calls, size_t n,
         calls[i]->at[MOMENT_INTERESTS] = now;
 
     if (n_queries > 0)
-        index_search(bundle_index(b), p->index, queries, n_queries);
+        search(p, b, queries, n_queries);
     n_queries = 0;
     now = clock_ns();
     for (size_t i = 0; i < n; i++) {
@@ -416,7 +443,7 @@ static void run_group(struct pipeline *p, struct recall_call **calls, size_t n,
             calls[i]->query = queries[n_queries++];
     }
     for (size_t i = 0; i < n; i++) {
-        answer(calls[i], p->index);
+        answer(p, calls[i]);
         finish(calls[i]);
     }
 }

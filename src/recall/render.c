@@ -192,9 +192,9 @@ static void put_interest(struct buf *b, const struct recall_call *c, int k)
 static void put_stages(struct buf *b, const struct recall_call *c)
 {
     static const char *const names[MOMENT_COUNT] = {
-        [MOMENT_PARSED] = "parse",        [MOMENT_BEHAVIOUR] = "behaviour",
-        [MOMENT_DEQUEUED] = "queue",      [MOMENT_INTERESTS] = "interests",
-        [MOMENT_SEARCHED] = "search",     [MOMENT_MERGED] = "merge",
+        [MOMENT_PARSED] = "parse",    [MOMENT_BEHAVIOUR] = "behaviour",
+        [MOMENT_DEQUEUED] = "queue",  [MOMENT_INTERESTS] = "interests",
+        [MOMENT_SEARCHED] = "search", [MOMENT_MERGED] = "merge",
     };
 
     PUT(b, ",\"stages_us\":{");

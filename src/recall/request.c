@@ -128,7 +128,8 @@ static int field_scene(struct recall_call *c, json_t *v, int n_max, struct err *
 
 static int field_request_id(struct recall_call *c, json_t *v, int n_max, struct err *err)
 {
-    static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-";
+    static const char allowed[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-";
     const char *s = json_string_value(v);
 
     (void)n_max;
@@ -262,8 +263,8 @@ int request_parse(struct recall_call *c, int n_max, struct err *err)
     const char *key;
     json_t *value;
 
-    c->json = json_loadb(c->body.p == NULL ? "" : c->body.p, c->body.len, JSON_REJECT_DUPLICATES,
-                         &why);
+    c->json =
+        json_loadb(c->body.p == NULL ? "" : c->body.p, c->body.len, JSON_REJECT_DUPLICATES, &why);
     if (c->json == NULL)
         return err_set(err, ERR_USAGE, "body: line %d, column %d: %s", why.line, why.column,
                        why.text);

@@ -11,8 +11,6 @@
 #include "recalld/blas.h"
 #include "recalld/metrics.h"
 
-#define POOL_MAX 1024       /* idle calls kept */
-#define IDLE_KEEP (1 << 20) /* an idle call keeps no larger arena, answer or body */
 /* Of a request's time the wait for Redis may take three quarters. */
 #define BEHAVIOUR_SHARE_NUM 3
 #define BEHAVIOUR_SHARE_DEN 4
@@ -30,28 +28,11 @@ struct recall {
     int batch, n_workers;
     pthread_t *threads;
     pthread_mutex_t pool_lock;
-    struct recall_call *pool;
-    size_t n_pool;
+    struct recall_call *pool; /* idle ones */
+    size_t n_pool, pool_max;
 };
 
 /* ---- policy ------------------------------------------------------------------------------ */
-
-static void policy_free(struct ref *r)
-{
-    free(r); /* the reference is the first member */
-}
-
-struct recall_policy *recall_policy_new(const struct config *cfg)
-{
-    struct recall_policy *p = xcalloc(1, sizeof *p);
-
-    ref_init(&p->ref, policy_free);
-    p->settings = cfg->recall;
-    p->n_max = cfg->recall_n_max;
-    p->deadline_ms = cfg->recall_deadline_ms;
-    p->redis_timeout_ms = cfg->redis_timeout_ms;
-    return p;
-}
 
 void recall_set_policy(struct recall *r, struct recall_policy *policy)
 {
@@ -66,38 +47,6 @@ void recall_set_behaviour(struct recall *r, struct behaviour *beh)
 }
 
 /* ---- pool -------------------------------------------------------------------------------- */
-
-/* Back to how calloc made it, but for the memory that is worth keeping. */
-static void call_reset(struct recall_call *c)
-{
-    struct arena arena = c->arena;
-    struct buf body = c->body, answer = c->answer;
-
-    filter_free(c->filter);
-    json_decref(c->json);
-    if (c->policy != NULL)
-        ref_release(&c->policy->ref);
-    arena_reset(&arena);
-    arena_trim(&arena, IDLE_KEEP);
-    if (body.cap > IDLE_KEEP)
-        buf_clear(&body);
-    if (answer.cap > IDLE_KEEP)
-        buf_clear(&answer);
-    body.len = answer.len = 0;
-    memset(c, 0, sizeof *c);
-    c->arena = arena;
-    c->body = body;
-    c->answer = answer;
-}
-
-static void call_free(struct recall_call *c)
-{
-    call_reset(c);
-    arena_clear(&c->arena);
-    buf_clear(&c->body);
-    buf_clear(&c->answer);
-    free(c);
-}
 
 struct recall_call *recall_call_get(struct recall *r, void (*done)(struct recall_call *),
                                     void *owner)
@@ -130,7 +79,7 @@ void recall_call_put(struct recall_call *c)
     r = c->service;
     call_reset(c);
     pthread_mutex_lock(&r->pool_lock);
-    if (r->n_pool < POOL_MAX) {
+    if (r->n_pool < r->pool_max) {
         c->next = r->pool;
         r->pool = c;
         r->n_pool++;
@@ -141,42 +90,6 @@ void recall_call_put(struct recall_call *c)
         call_free(c);
 }
 
-/* ---- a call, from outside ---------------------------------------------------------------- */
-
-int recall_call_body(struct recall_call *c, const char *bytes, size_t len, size_t max)
-{
-    if (len > max || c->body.len > max - len)
-        return -1;
-    buf_put(&c->body, bytes, len);
-    return 0;
-}
-
-void *recall_call_owner(const struct recall_call *c)
-{
-    return c->owner;
-}
-
-int recall_call_status(const struct recall_call *c)
-{
-    return c->status;
-}
-
-const char *recall_call_answer(const struct recall_call *c, size_t *len)
-{
-    *len = c->answer.len;
-    return c->answer.p;
-}
-
-const char *recall_call_request_id(const struct recall_call *c)
-{
-    return c->request_id;
-}
-
-const char *recall_call_field(const struct recall_call *c)
-{
-    return c->field[0] == '\0' ? NULL : c->field;
-}
-
 /* ---- from stage to stage --------------------------------------------------------------------- */
 
 static void call_finish(struct recall_call *c)
@@ -184,12 +97,12 @@ static void call_finish(struct recall_call *c)
     struct recall *r = c->service;
 
     figures_call(c, clock_ns());
-    /* Before `done`: whoever counts what is in flight must not find an answered call missing. */
-    c->done(c);
+    c->done(c); /* from here on it belongs to its owner */
     atomic_fetch_sub(&r->in_flight, 1);
 }
 
-/* The queue holds as many as are admitted, so it is never full here; it is closed only when none is left. */
+/* The queue holds as many as are admitted, so it is never full here; it is closed only when none is
+ * left. */
 static void to_workers(struct recall_call *c)
 {
     c->at[MOMENT_BEHAVIOUR] = clock_ns();
@@ -208,7 +121,8 @@ static void behaviour_done(struct behaviour_job *job)
 static void ask_behaviour(struct recall_call *c)
 {
     struct recall *r = c->service;
-    uint64_t own = (c->deadline_ns - c->at[MOMENT_START]) / BEHAVIOUR_SHARE_DEN * BEHAVIOUR_SHARE_NUM;
+    uint64_t own =
+        (c->deadline_ns - c->at[MOMENT_START]) / BEHAVIOUR_SHARE_DEN * BEHAVIOUR_SHARE_NUM;
     uint64_t redis = (uint64_t)c->policy->redis_timeout_ms * 1000000;
     bool taken;
 
@@ -259,22 +173,23 @@ enum recall_admission recall_submit(struct recall *r, struct recall_call *c,
     parsed = request_parse(c, c->policy->n_max, err);
     if (c->request_id[0] == '\0')
         uuid7(c->request_id);
+    set_deadline(c);
     if (parsed == -1) {
-        figures_bad_request();
+        figures_refused(c, REFUSED_BAD);
         return RECALL_BAD;
     }
     uuid7(c->serve_id);
-    set_deadline(c);
-    /* In flight before the flag is read: once draining is set and nothing is in flight, nothing will be. */
+    /* In flight before the flag is read: once draining is set and nothing is in flight, nothing
+     * will be. */
     atomic_fetch_add(&r->in_flight, 1);
     if (atomic_load(&r->draining)) {
         atomic_fetch_sub(&r->in_flight, 1);
-        figures_rejected_draining();
+        figures_refused(c, REFUSED_DRAINING);
         return RECALL_DRAINING;
     }
     if (!take_place(r)) {
         atomic_fetch_sub(&r->in_flight, 1);
-        figures_rejected_full();
+        figures_refused(c, REFUSED_FULL);
         return RECALL_FULL;
     }
     if (before != NULL)
@@ -352,10 +267,11 @@ struct recall *recall_start(const struct config *cfg, struct recall_policy *poli
     r->queue_max = (size_t)cfg->workers_queue;
     r->queue = queue_new(r->queue_max);
     r->batch = cfg->workers_batch;
+    r->pool_max = r->queue_max + (size_t)n * (size_t)r->batch; /* as many as can be at work */
     metric_gauge("recalld_queue_depth", "Requests admitted that no worker has taken yet.", "",
                  read_waiting, r);
-    metric_gauge("recalld_in_flight", "Requests admitted and not yet answered.", "",
-                 read_in_flight, r);
+    metric_gauge("recalld_in_flight", "Requests admitted and not yet answered.", "", read_in_flight,
+                 r);
     if (start_workers(r, n, err) == -1) {
         recall_stop(r);
         return NULL;
@@ -378,7 +294,8 @@ void recall_stop(struct recall *r)
     if (r == NULL)
         return;
     recall_drain(r);
-    while (recall_in_flight(r) > 0) /* calls still with the behaviour stage come back by their deadline */
+    while (recall_in_flight(r) >
+           0) /* calls still with the behaviour stage come back by their deadline */
         usleep(500);
     queue_close(r->queue);
     for (int i = 0; i < r->n_workers; i++)
@@ -395,53 +312,4 @@ void recall_stop(struct recall *r)
     pthread_mutex_destroy(&r->pool_lock);
     free(r->threads);
     free(r);
-}
-
-/* ---- without threads ------------------------------------------------------------------------- */
-
-static void nothing(struct recall_call *c)
-{
-    (void)c;
-}
-
-static int read_behaviour(const struct config *cfg, struct recall_call *c, struct err *err)
-{
-    if (c->has_history)
-        return 0;
-    c->job = (struct behaviour_job){.user_id = c->user_id,
-                                    .deadline_ns = clock_ns() + (uint64_t)cfg->redis_timeout_ms * 1000000,
-                                    .arena = &c->arena};
-    return behaviour_read_one(cfg, &c->job, err);
-}
-
-int recall_answer(const struct config *cfg, struct registry *reg, const char *body, size_t len,
-                  struct buf *out, struct err *err)
-{
-    struct recall_call *c = xcalloc(1, sizeof *c);
-    struct pipeline *p = pipeline_new();
-    const struct bundle_set *set = registry_acquire(reg);
-    int status = 400;
-
-    blas_single_thread();
-    figures_register();
-    buf_put(&c->body, body, len);
-    c->at[MOMENT_START] = clock_ns();
-    c->policy = recall_policy_new(cfg);
-    if (request_parse(c, c->policy->n_max, err) == -1 || read_behaviour(cfg, c, err) == -1)
-        goto out;
-    if (c->request_id[0] == '\0')
-        uuid7(c->request_id);
-    uuid7(c->serve_id);
-    c->deadline_ns = UINT64_MAX; /* nobody waits with a clock in hand */
-    c->at[MOMENT_PARSED] = c->at[MOMENT_BEHAVIOUR] = clock_ns();
-    pipeline_run(p, set, &c, 1, nothing);
-    status = c->status;
-    buf_put(out, c->answer.p, c->answer.len);
-    if (status != 200)
-        err_set(err, ERR_USAGE, "%.*s", (int)c->answer.len, c->answer.p);
-out:
-    bundle_set_release(set);
-    pipeline_free(p);
-    call_free(c);
-    return status;
 }

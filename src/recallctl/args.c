@@ -20,12 +20,18 @@ static const struct opt *find_opt(const struct command *cmd, const char *name, s
 static int set_opt(void *options, const struct opt *o, const char *text, struct err *err)
 {
     void *field = (char *)options + o->offset;
+    struct opt_texts *texts = field;
     int64_t whole;
     double real;
 
     switch (o->type) {
     case OPT_TEXT:
         *(const char **)field = text;
+        return 0;
+    case OPT_TEXTS:
+        if (texts->n == OPT_TEXTS_MAX)
+            return err_set(err, ERR_USAGE, "--%s: at most %d times", o->name, OPT_TEXTS_MAX);
+        texts->at[texts->n++] = text;
         return 0;
     case OPT_FLAG:
         *(bool *)field = true;

@@ -82,18 +82,20 @@ static int answer(const struct config *cfg, const char *dir, const struct buf *b
                   struct err *err)
 {
     struct registry *reg = registry_new("", 0);
-    struct buf out = BUF_INIT;
-    int status, result = registry_configure(reg, &dir, 1, "", err);
+    struct recall_direct *direct;
+    struct recall_reply reply;
+    int result = registry_configure(reg, &dir, 1, "", err);
 
     if (result == 0) {
-        status = recall_answer(cfg, reg, body->p, body->len, &out, err);
-        result = status == 200 ? 0 : -1;
-        if (status != 200)
-            err->code = status == 400 ? ERR_USAGE : ERR_UNAVAILABLE;
+        direct = recall_direct_new(cfg, reg);
+        recall_direct_answer(direct, &(struct str){body->p, body->len}, 1, &reply);
+        if (reply.status == 200)
+            puts(reply.text.p);
+        else
+            result =
+                err_set(err, reply.status == 400 ? ERR_USAGE : ERR_UNAVAILABLE, "%s", reply.text.p);
+        recall_direct_free(direct);
     }
-    if (result == 0)
-        puts(buf_cstr(&out));
-    buf_clear(&out);
     registry_free(reg);
     return result;
 }

@@ -11,7 +11,7 @@
 
 static const struct command *const commands[] = {
     &cmd_bundle_build, &cmd_bundle_verify, &cmd_bundle_show,  &cmd_interests,
-    &cmd_recall,       &cmd_history_load,  &cmd_history_show,
+    &cmd_recall,       &cmd_eval,          &cmd_history_load, &cmd_history_show,
 };
 
 /* Every command whose name begins with `group` ("" = all). */

@@ -9,13 +9,20 @@
 
 /* ---- commands -------------------------------------------------------------------- */
 
-enum opt_type { OPT_TEXT, OPT_INT, OPT_REAL, OPT_FLAG };
+enum opt_type { OPT_TEXT, OPT_TEXTS, OPT_INT, OPT_REAL, OPT_FLAG };
+
+/* An option that may be given several times. */
+#define OPT_TEXTS_MAX 32
+struct opt_texts {
+    const char *at[OPT_TEXTS_MAX];
+    size_t n;
+};
 
 /* --name VALUE or --name=VALUE; a flag has no value. */
 struct opt {
     const char *name;
     enum opt_type type;
-    size_t offset;   /* of a const char *, int, double or bool in the command's options */
+    size_t offset;   /* of a const char *, struct opt_texts, int, double or bool in the options */
     double min, max; /* numbers only */
     const char *value, *help;
 };
@@ -47,7 +54,7 @@ struct command {
 };
 
 extern const struct command cmd_bundle_build, cmd_bundle_verify, cmd_bundle_show, cmd_interests,
-    cmd_recall, cmd_history_load, cmd_history_show;
+    cmd_recall, cmd_eval, cmd_history_load, cmd_history_show;
 
 /* Fills *a (freed with args_clear). ERR_USAGE names the option. */
 int args_parse(struct args *a, const struct command *cmd, char *const *argv, struct err *err)

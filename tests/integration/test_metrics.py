@@ -91,10 +91,27 @@ def test_stages_and_outcomes_are_counted(own, redis):
     assert moved("recalld_degraded_total", reason="empty_history") == 1
     assert moved("recalld_degraded_total", reason="unknown_items") == 1
     assert moved("recalld_rejected_total", reason="bad_request") == 1
-    assert moved("recalld_request_seconds_count") == 3
-    for stage in ("parse", "behaviour", "queue", "interests", "search", "merge", "render"):
-        assert moved("recalld_stage_seconds_count", stage=stage) >= 1
+    assert moved("recalld_stage_seconds_count", stage="parse") == 4  # the refused one too
+    for stage in ("behaviour", "queue", "interests", "search", "merge", "render"):
+        assert moved("recalld_stage_seconds_count", stage=stage) == 3
     assert moved("recalld_batch_size_sum") == 3
+    assert moved("recalld_behaviour_items_count") == 3 and moved("recalld_behaviour_items_sum") == len(HISTORY)
+    assert moved("recalld_live_interests_count") == 3 and 1 <= moved("recalld_live_interests_sum") <= 4
+    assert moved("recalld_unknown_items_total") == 1
+    assert after["recalld_queue_depth"] == 0
+    wait_until(lambda: own.metrics()["recalld_in_flight"] == 0, "nothing is in flight")
+
+
+def test_short_answers_and_dropped_interests_are_counted(own):
+    before = own.metrics()
+    short = own.recall(history=HISTORY, n=1000, filter={"section": ["games"]}).json()
+    assert short["degraded"] == ["short_filter"]
+    after = own.metrics()
+    assert after["recalld_short_answers_total"] - before["recalld_short_answers_total"] == 1
+    dropped = sum(after["recalld_interests_dropped_total", {"reason": r}] -
+                  before["recalld_interests_dropped_total", {"reason": r}]
+                  for r in ("zero", "not_finite", "similar", "unused"))
+    assert dropped + short["interests"] == 4
 
 
 def test_build_and_bundles_are_told(own, bundle, bundle2):

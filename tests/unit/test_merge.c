@@ -211,7 +211,8 @@ static int teardown(void **state)
     return 0;
 }
 
-static void expect_same(const struct pick *want, size_t n_want, const struct pick *got, size_t n_got)
+static void expect_same(const struct pick *want, size_t n_want, const struct pick *got,
+                        size_t n_got)
 {
     assert_int_equal(n_got, n_want);
     for (size_t i = 0; i < n_want; i++) {
@@ -256,8 +257,7 @@ static void diverse_without_an_attribute_is_max(void **state)
     f->sample.m.policy = MERGE_DIVERSE;
     f->sample.m.attribute = -1;
     f->sample.m.lambda = 1;
-    expect_same(want, max_twin(&f->sample, want), got,
-                merge_picks(&f->sample.m, &f->arena, got));
+    expect_same(want, max_twin(&f->sample, want), got, merge_picks(&f->sample.m, &f->arena, got));
 }
 
 /* How many allowed rows list l has in all. */
@@ -315,10 +315,17 @@ static void quota_leaves_every_interest_its_share_and_fills_by_score(void **stat
 static void quota_protects_a_weak_interest_that_max_would_drown(void **state)
 {
     struct fixture *f = *state;
-    struct hit hits[2 * 4] = {{1, 9}, {2, 8}, {3, 7}, {4, 6}, {11, 2}, {12, 1.5f}, {13, 1}, {14, 0.5f}};
+    struct hit hits[2 * 4] = {{1, 9},  {2, 8},     {3, 7},  {4, 6},
+                              {11, 2}, {12, 1.5f}, {13, 1}, {14, 0.5f}};
     size_t found[2] = {4, 4}, strong = 0;
-    struct merge m = {.policy = MERGE_QUOTA, .n = 4, .min_per_interest = 1, .hits = hits,
-                      .found = found, .k = 4, .n_lists = 2, .attribute = -1};
+    struct merge m = {.policy = MERGE_QUOTA,
+                      .n = 4,
+                      .min_per_interest = 1,
+                      .hits = hits,
+                      .found = found,
+                      .k = 4,
+                      .n_lists = 2,
+                      .attribute = -1};
     struct pick out[5];
 
     assert_int_equal(merge_picks(&m, &f->arena, out), 4);

@@ -1,5 +1,5 @@
-/* The request path over a small real bundle: stages, degradation, admission, and that neither batch nor
- * load changes an answer. */
+/* The request path over a small real bundle: stages, degradation, admission, and that neither batch
+ * nor load changes an answer. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -62,8 +62,10 @@ static void write_inputs(const struct fixture *f)
         {"capsule_network/bilinear/dense/kernel", 2, {DIM, DIM}, kernel},
         {"routing_logits", 3, {1, K, HISTORY}, logits},
     };
-    static const char *const meta[] = {"variant", "thudm-mind", "interests", "3", "max_history", "10",
-                                       "init", "tensor:routing_logits", NULL};
+    static const char *const meta[] = {
+        "variant",     "thudm-mind", "interests", "3",
+        "max_history", "10",         "init",      "tensor:routing_logits",
+        NULL};
     struct buf items = BUF_INIT, popular = BUF_INIT;
     struct err err = ERR_INIT;
 
@@ -76,7 +78,10 @@ static void write_inputs(const struct fixture *f)
     assert_int_equal(ckpt_write(in(f, "w.safetensors"), tensors, 3, meta, &err), 0);
     buf_puts(&items, "row\tid\tcolour\n");
     for (int row = 1; row < ROWS; row++)
-        buf_printf(&items, "%d\titem%d\t%s\n", row, row, row % 50 == 0 ? "rare" : row % 2 ? "red" : "blue|dark");
+        buf_printf(&items, "%d\titem%d\t%s\n", row, row,
+                   row % 50 == 0 ? "rare"
+                   : row % 2     ? "red"
+                                 : "blue|dark");
     for (int row = 1; row <= POPULAR; row++)
         buf_printf(&popular, "item%d\n", row * 3);
     write_text(in(f, "items.tsv"), &items);
@@ -108,7 +113,7 @@ static void build_bundle(const struct fixture *f)
         fail_msg("%s", err.text);
 }
 
-/* ---- fixture ------------------------------------------------------------------------------ */
+/* ---- fixture ----------------------------------------------------------------------------- */
 
 static struct fixture *shared;
 
@@ -152,15 +157,17 @@ static int group_teardown(void **state)
 
 static json_t *answer_with(const struct fixture *f, const char *body, int want_status)
 {
-    struct buf out = BUF_INIT;
-    struct err err = ERR_INIT;
-    int status = recall_answer(f->config, f->registry, body, strlen(body), &out, &err);
-    json_t *json = status == 200 ? json_loadb(out.p, out.len, 0, NULL) : json_string(err.text);
+    struct recall_direct *direct = recall_direct_new(f->config, f->registry);
+    struct recall_reply reply;
+    json_t *json;
 
-    if (status != want_status)
-        fail_msg("status %d: %s", status, err.text);
+    recall_direct_answer(direct, &(struct str){body, strlen(body)}, 1, &reply);
+    if (reply.status != want_status)
+        fail_msg("status %d: %s", reply.status, reply.text.p);
+    json = reply.status == 200 ? json_loadb(reply.text.p, reply.text.len, 0, NULL)
+                               : json_string(reply.text.p);
     assert_non_null(json);
-    buf_clear(&out);
+    recall_direct_free(direct);
     return json;
 }
 
@@ -208,7 +215,7 @@ static bool has_item(json_t *json, const char *id)
     return false;
 }
 
-/* ---- stages --------------------------------------------------------------------------------- */
+/* ---- stages ------------------------------------------------------------------------------ */
 
 static void a_history_gives_n_items_best_first_without_its_own(void **state)
 {
@@ -233,8 +240,9 @@ static void a_history_gives_n_items_best_first_without_its_own(void **state)
 
 static void history_counts_what_the_model_used(void **state)
 {
-    json_t *a = answer("{\"history\":[\"item1\",\"item2\",\"item3\",\"item4\",\"item5\",\"item6\",\"item7\","
-                       "\"item8\",\"item9\",\"item10\",\"item11\",\"item12\",\"nobody\"],\"explain\":true}");
+    json_t *a = answer(
+        "{\"history\":[\"item1\",\"item2\",\"item3\",\"item4\",\"item5\",\"item6\",\"item7\","
+        "\"item8\",\"item9\",\"item10\",\"item11\",\"item12\",\"nobody\"],\"explain\":true}");
 
     (void)state;
     assert_int_equal(number(a, "history"), HISTORY);
@@ -286,6 +294,61 @@ static void few_candidates_are_asked_for_again_until_n_are_there(void **state)
     json_decref(full);
 }
 
+static struct recall_call *parsed(struct fixture *f, const char *body)
+{
+    struct recall_call *c = xcalloc(1, sizeof *c);
+    struct err err = ERR_INIT;
+
+    buf_puts(&c->body, body);
+    c->policy = recall_policy_new(f->config);
+    c->deadline_ns = UINT64_MAX;
+    assert_int_equal(request_parse(c, 1000, &err), 0);
+    return c;
+}
+
+static void drop_call(struct recall_call *c)
+{
+    json_decref(c->json);
+    ref_release(&c->policy->ref);
+    arena_clear(&c->arena);
+    buf_clear(&c->body);
+    buf_clear(&c->answer);
+    free(c);
+}
+
+/* The deadline of the second call of a batch passes between its search and its refill. */
+static struct recall_call *second;
+
+static void end_second(struct recall_call *c)
+{
+    if (c != second)
+        second->query.deadline_ns = 1;
+}
+
+static void a_late_refill_keeps_what_the_first_search_found(void **state)
+{
+    struct fixture *f = *state;
+    const struct bundle_set *set = registry_acquire(f->registry);
+    struct pipeline *p = pipeline_new();
+    struct recall_call *calls[2];
+
+    f->config->recall.candidates = 5;
+    calls[0] = parsed(f, "{\"history\":[\"item5\",\"item9\"],\"n\":5}");
+    calls[1] = second = parsed(f, "{\"history\":[\"item5\",\"item9\"],\"n\":100}");
+    f->config->recall.candidates = 0;
+    pipeline_run(p, set, calls, 2, end_second);
+    assert_int_equal(second->source, SOURCE_MODEL);
+    assert_true(second->n_picks >= 5 && second->n_picks < 100);
+    for (size_t i = 0; i < 5; i++)
+        assert_int_equal(second->picks[i].row, calls[0]->picks[i].row);
+    assert_true(second->degraded & 1u << DEGRADED_DEADLINE_SEARCH);
+    assert_true(second->degraded & 1u << DEGRADED_SHORT_CANDIDATES);
+    drop_call(calls[0]);
+    drop_call(calls[1]);
+    pipeline_free(p);
+    bundle_set_release(set);
+}
+
 static void filter_joins_values_and_intersects_attributes(void **state)
 {
     json_t *a = answer("{\"history\":[\"item5\"],\"filter\":{\"colour\":[\"rare\"]}}"), *b;
@@ -312,7 +375,7 @@ static void a_filter_the_bundle_lacks_is_refused(void **state)
     json_decref(a);
 }
 
-/* ---- fallback -------------------------------------------------------------------------------- */
+/* ---- fallback ---------------------------------------------------------------------------- */
 
 static void no_history_gives_the_popular_items_in_their_order(void **state)
 {
@@ -372,6 +435,7 @@ static void a_zero_interest_is_never_searched(void **state)
     (void)state;
     assert_int_equal(number(a, "interests"), 0);
     assert_string_equal(text(a, "source"), "popular");
+    assert_true(degraded_by(a, "short_candidates"));
     for (size_t k = 0; k < K; k++)
         assert_string_equal(text(json_array_get(interests, k), "dropped"), "zero");
     json_decref(a);
@@ -390,7 +454,7 @@ static void a_bundle_that_is_not_loaded_falls_back_to_the_default(void **state)
     json_decref(a);
 }
 
-/* ---- interests --------------------------------------------------------------------------------- */
+/* ---- interests --------------------------------------------------------------------------- */
 
 static void interests_says_how_many_may_be_searched(void **state)
 {
@@ -431,7 +495,8 @@ static void interests_that_nearly_equal_an_earlier_one_are_dropped(void **state)
 
 static void explain_shows_weights_finders_and_vectors(void **state)
 {
-    json_t *a = answer("{\"history\":[\"item5\",\"item9\",\"item12\"],\"explain\":true,\"vectors\":true}");
+    json_t *a =
+        answer("{\"history\":[\"item5\",\"item9\",\"item12\"],\"explain\":true,\"vectors\":true}");
     json_t *explain = json_object_get(a, "explain");
     json_t *interests = json_object_get(explain, "interests");
     size_t kept = 0;
@@ -469,7 +534,87 @@ static void explain_shows_weights_finders_and_vectors(void **state)
     json_decref(a);
 }
 
-/* ---- the service ---------------------------------------------------------------------------------- */
+/* ---- without threads --------------------------------------------------------------------- */
+
+static void a_direct_batch_answers_each_request_as_if_it_were_alone(void **state)
+{
+    static const char *const bodies[] = {
+        "{\"history\":[\"item5\",\"item11\"],\"n\":7}",
+        "{\"history\":",
+        "{\"history\":[\"item5\"],\"filter\":{\"size\":[1]}}",
+        "{\"history\":[\"item8\"],\"n\":40,\"filter\":{\"colour\":[\"rare\"]}}",
+        "{\"history\":[],\"n\":3}",
+        "{\"user_id\":\"nobody\",\"n\":3}", /* no Redis: no behaviour */
+    };
+    static const int statuses[] = {200, 400, 400, 200, 200, 200};
+    struct fixture *f = *state;
+    struct recall_direct *direct = recall_direct_new(f->config, f->registry);
+    struct recall_reply replies[ARRAY_LEN(bodies)];
+    struct str texts[ARRAY_LEN(bodies)];
+
+    for (size_t i = 0; i < ARRAY_LEN(bodies); i++)
+        texts[i] = (struct str){bodies[i], strlen(bodies[i])};
+    for (int round = 0; round < 2; round++) { /* the second with calls that were used before */
+        recall_direct_answer(direct, texts, ARRAY_LEN(bodies), replies);
+        for (size_t i = 0; i < ARRAY_LEN(bodies); i++) {
+            json_t *alone = answer_with(f, bodies[i], statuses[i]), *batched;
+
+            assert_int_equal(replies[i].status, statuses[i]);
+            if (statuses[i] != 200) {
+                assert_string_equal(replies[i].text.p, json_string_value(alone));
+                json_decref(alone);
+                continue;
+            }
+            batched = json_loadb(replies[i].text.p, replies[i].text.len, 0, NULL);
+            assert_true(json_equal(items_of(batched), items_of(alone)));
+            assert_int_equal(replies[i].n_rows, json_array_size(items_of(alone)));
+            for (size_t j = 0; j < replies[i].n_rows; j++) {
+                char id[16];
+
+                snprintf(id, sizeof id, "item%u", (unsigned)replies[i].rows[j]);
+                assert_string_equal(id, item_id(alone, j));
+            }
+            json_decref(alone);
+            json_decref(batched);
+        }
+    }
+    assert_true(replies[3].degraded & 1u << DEGRADED_SHORT_FILTER);
+    recall_direct_answer(direct, NULL, 0, NULL);
+    recall_direct_free(direct);
+    recall_direct_free(NULL);
+}
+
+/* Rows 1 to 20 only: whoever searches that index finds nothing else. */
+static void a_direct_handle_can_search_another_index(void **state)
+{
+    static const char body[] = "{\"history\":[\"item50\"],\"n\":10}";
+    struct fixture *f = *state;
+    struct recall_direct *direct = recall_direct_new(f->config, f->registry);
+    const struct bundle_set *set = registry_acquire(f->registry);
+    struct index_shard few = {NULL, 1, 20};
+    struct index_spec spec = {.engine = "exact", .shards = &few, .n_shards = 1};
+    struct err err = ERR_INIT;
+    struct index *ix = index_open(&spec, bundle_vectors(bundle_set_find(set, NULL)), &err);
+    struct recall_reply reply;
+    bool beyond = false;
+
+    assert_non_null(ix);
+    recall_direct_index(direct, ix);
+    recall_direct_answer(direct, &(struct str){body, strlen(body)}, 1, &reply);
+    assert_int_equal(reply.n_rows, 10);
+    for (size_t i = 0; i < reply.n_rows; i++)
+        assert_in_range(reply.rows[i], 1, 20);
+    recall_direct_index(direct, NULL);
+    recall_direct_answer(direct, &(struct str){body, strlen(body)}, 1, &reply);
+    for (size_t i = 0; i < reply.n_rows; i++)
+        beyond |= reply.rows[i] > 20;
+    assert_true(beyond);
+    index_free(ix);
+    bundle_set_release(set);
+    recall_direct_free(direct);
+}
+
+/* ---- the service ------------------------------------------------------------------------- */
 
 struct client {
     pthread_mutex_t lock;
@@ -558,7 +703,8 @@ static void neither_batch_nor_load_changes_a_bit(void **state)
     static const char *const bodies[] = {
         "{\"request_id\":\"0\",\"history\":[\"item5\",\"item9\",\"item12\"],\"vectors\":true}",
         "{\"request_id\":\"1\",\"history\":[\"item200\"],\"n\":77,\"vectors\":true}",
-        "{\"request_id\":\"2\",\"history\":[\"item1\",\"item2\",\"item3\",\"item4\"],\"filter\":{\"colour\":\"red\"}}",
+        ("{\"request_id\":\"2\",\"history\":[\"item1\",\"item2\",\"item3\",\"item4\"],"
+         "\"filter\":{\"colour\":\"red\"}}"),
         "{\"request_id\":\"3\",\"history\":[]}",
     };
     struct buf first[ARRAY_LEN(bodies)] = {BUF_INIT};
@@ -647,7 +793,8 @@ static void a_deadline_that_passed_in_the_queue_is_a_504(void **state)
 
     pipeline_run(p, set, calls, 1, ignore);
     assert_int_equal(call.status, 504);
-    assert_string_equal(buf_cstr(&call.answer), "the deadline passed before a worker took the request");
+    assert_string_equal(buf_cstr(&call.answer),
+                        "the deadline passed before a worker took the request");
     (void)recall_call_answer(&call, &len);
     ref_release(&call.policy->ref);
     buf_clear(&call.answer);
@@ -676,6 +823,7 @@ int main(void)
         cmocka_unit_test(the_whole_catalogue_comes_once_each_when_asked_for),
         cmocka_unit_test(exclude_takes_out_and_refills),
         cmocka_unit_test(few_candidates_are_asked_for_again_until_n_are_there),
+        cmocka_unit_test(a_late_refill_keeps_what_the_first_search_found),
         cmocka_unit_test(filter_joins_values_and_intersects_attributes),
         cmocka_unit_test(a_filter_the_bundle_lacks_is_refused),
         cmocka_unit_test(no_history_gives_the_popular_items_in_their_order),
@@ -687,6 +835,8 @@ int main(void)
         cmocka_unit_test(interests_says_how_many_may_be_searched),
         cmocka_unit_test(interests_that_nearly_equal_an_earlier_one_are_dropped),
         cmocka_unit_test(explain_shows_weights_finders_and_vectors),
+        cmocka_unit_test(a_direct_batch_answers_each_request_as_if_it_were_alone),
+        cmocka_unit_test(a_direct_handle_can_search_another_index),
         cmocka_unit_test(neither_batch_nor_load_changes_a_bit),
         cmocka_unit_test(a_full_queue_refuses_at_once_and_loses_nothing),
         cmocka_unit_test(a_draining_service_takes_nothing_and_finishes_what_it_has),

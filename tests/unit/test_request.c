@@ -122,7 +122,8 @@ static void what_is_not_json_is_refused_with_its_place(void **state)
     refused_as_json("{\"user_id\":", "body: line 1, column 11: ");
     refused_as_json("[1]", "body: must be a JSON object");
     refused_as_json("{\"n\":1,\"n\":2}", "body: line 1, column 10: duplicate object key");
-    refused_as_json("{\"user_id\":\"\xff\"}", "body: line 1, column 12: unable to decode byte 0xff");
+    refused_as_json("{\"user_id\":\"\xff\"}",
+                    "body: line 1, column 12: unable to decode byte 0xff");
     refused_as_json("{\"user_id\":\"\\u0000\"}", "body: line 1, column ");
 }
 
