@@ -73,4 +73,7 @@ void config_print(struct buf *out);
  * in `out`; returns how many. */
 int config_frozen_changes(const struct config *a, const struct config *b, struct buf *out);
 
+/* True when no key of "section" differs (recall settings aside). */
+bool config_same_section(const struct config *a, const struct config *b, const char *section);
+
 #endif

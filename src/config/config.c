@@ -166,7 +166,10 @@ static const char *redis_complaint(const char *text)
 
 static const char *key_complaint(const char *text)
 {
-    return strstr(text, "{user_id}") != NULL ? NULL : "must contain {user_id}";
+    const char *place = strstr(text, "{user_id}");
+    bool fine = place != NULL && strstr(place + 1, "{user_id}") == NULL;
+
+    return fine ? NULL : "must contain {user_id} exactly once";
 }
 
 static const char *exposed_complaint(const char *text)
@@ -760,6 +763,17 @@ static bool same_value(const struct config *a, const struct config *b, const str
     if (o->type == OPT_STRING)
         return strcmp(*(char *const *)x, *(char *const *)y) == 0;
     return memcmp(x, y, o->width) == 0;
+}
+
+bool config_same_section(const struct config *a, const struct config *b, const char *section)
+{
+    size_t len = strlen(section);
+
+    for (size_t i = 0; i < ARRAY_LEN(options); i++)
+        if (strncmp(options[i].name, section, len) == 0 && options[i].name[len] == '.' &&
+            !same_value(a, b, &options[i]))
+            return false;
+    return true;
 }
 
 int config_frozen_changes(const struct config *a, const struct config *b, struct buf *out)

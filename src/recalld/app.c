@@ -160,19 +160,9 @@ static int check_serves(const struct config *old, const struct config *new, stru
 /* Same settings and same password: the connections can stay. */
 static bool same_behaviour(const struct app *a, const struct job *j)
 {
-    const struct config *x = a->config, *y = j->config;
-
     return strcmp(a->password_sha256, j->password_sha256) == 0 &&
-           strcmp(x->redis_address, y->redis_address) == 0 &&
-           strcmp(x->redis_user, y->redis_user) == 0 && x->redis_db == y->redis_db &&
-           x->redis_connections == y->redis_connections &&
-           x->redis_connect_ms == y->redis_connect_ms &&
-           x->redis_timeout_ms == y->redis_timeout_ms &&
-           strcmp(x->behaviour_key, y->behaviour_key) == 0 &&
-           x->behaviour_type == y->behaviour_type && x->behaviour_order == y->behaviour_order &&
-           strcmp(x->behaviour_element, y->behaviour_element) == 0 &&
-           strcmp(x->behaviour_exposed_key, y->behaviour_exposed_key) == 0 &&
-           x->behaviour_read == y->behaviour_read;
+           config_same_section(a->config, j->config, "redis") &&
+           config_same_section(a->config, j->config, "behaviour");
 }
 
 /* Lets the new stage connect before requests depend on it. Redis may be down, so not for ever. */
@@ -181,15 +171,6 @@ static void let_it_connect(struct behaviour *b, const struct config *cfg)
     uint64_t until = clock_ns() + (uint64_t)cfg->redis_connect_ms * 1000000;
 
     while (strcmp(behaviour_state(b), "connecting") == 0 && clock_ns() < until)
-        usleep(BREATH_US);
-}
-
-/* Nothing new goes in any more; what waits there is asked for before the threads end. */
-static void let_it_finish(struct behaviour *b)
-{
-    uint64_t until = clock_ns() + FINISH_NS;
-
-    while (behaviour_depth(b) > 0 && clock_ns() < until)
         usleep(BREATH_US);
 }
 
@@ -242,6 +223,34 @@ static int start_job(struct app *a, bool reload, struct err *err)
 
 /* ---- reload -------------------------------------------------------------------------------- */
 
+/* Nothing new goes in any more; what waits there is asked for before the threads end. */
+static void let_it_finish(struct behaviour *b)
+{
+    uint64_t until = clock_ns() + FINISH_NS;
+
+    while (behaviour_depth(b) > 0 && clock_ns() < until)
+        usleep(BREATH_US);
+}
+
+static void *retire(void *old)
+{
+    let_it_finish(old);
+    behaviour_free(old);
+    return NULL;
+}
+
+/* A thread of the old stage may be waiting for a name server: nobody waits for it here. What it
+ * still has is in flight, which recall_stop waits for. */
+static void retire_behaviour(struct behaviour *old)
+{
+    pthread_t thread;
+
+    if (pthread_create(&thread, NULL, retire, old) == 0)
+        pthread_detach(thread);
+    else
+        retire(old);
+}
+
 static void take_behaviour(struct app *a, struct job *j)
 {
     struct behaviour *old = a->behaviour;
@@ -252,8 +261,7 @@ static void take_behaviour(struct app *a, struct job *j)
     j->behaviour = NULL;
     recall_set_behaviour(a->recall, a->behaviour);
     http_set_behaviour(a->http, a->behaviour);
-    let_it_finish(old);
-    behaviour_free(old);
+    retire_behaviour(old);
     memcpy(a->password_sha256, j->password_sha256, sizeof a->password_sha256);
 }
 
