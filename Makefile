@@ -138,10 +138,11 @@ all: $(call product,release) ## build recalld and recallctl
 run: all demo-bundle ## set up, start a Redis and recalld with the demo, ask one question
 	@scripts/run.sh $(BUILD)
 
-test: all $(call test_programs,release) ## every unit and integration test
+test: all demo-bundle $(call test_programs,release) ## every unit and integration test
 	@scripts/test.sh $(BUILD)/release $(call test_programs,release) tests/integration
 
-# What the demo serves, and many tests: made again when the data or recallctl changes.
+# What the demo serves, and many tests: made again when the data or recallctl changes. So small a
+# catalogue needs no Faiss; its two shards are there to show that shards are searched and merged.
 demo_version := 2026-11-24
 demo_bundle := $(BUILD)/demo/debian-mind
 demo_files := $(addprefix demo/,debian-mind.safetensors items.tsv popular.txt behaviour.tsv)
@@ -153,7 +154,7 @@ $(demo_bundle)/manifest.json: $(demo_files) $(BUILD)/release/recallctl
 	@rm -rf $(@D) && mkdir -p $(dir $(@D))
 	$(Q)$(BUILD)/release/recallctl bundle build --weights demo/debian-mind.safetensors \
 		--items demo/items.tsv --popular demo/popular.txt --histories demo/behaviour.tsv \
-		--shards 2 --name debian-mind --version $(demo_version) --out $(@D)
+		--engine faiss --factory Flat --shards 2 --name debian-mind --version $(demo_version) --out $(@D)
 
 # ---- for us --------------------------------------------------------------------------------
 
@@ -162,20 +163,23 @@ debug: $(call product,debug) ## build without optimisation, for gdb
 check-unit: $(call test_programs,release) ## unit tests
 	@scripts/test.sh $(BUILD)/release $(call test_programs,release)
 
-check-integration: all ## integration tests
+check-integration: all demo-bundle ## integration tests
 	@scripts/test.sh $(BUILD)/release tests/integration
 
-check-asan check-ubsan: $(call product,asan) $(call test_programs,asan) ## every test under AddressSanitizer and UBSan
+check-asan check-ubsan: demo-bundle $(call product,asan) $(call test_programs,asan) ## every test under AddressSanitizer and UBSan
 	@scripts/test.sh $(BUILD)/asan $(call test_programs,asan) tests/integration
 
 check-tsan: $(call product,tsan) $(call test_programs,tsan,$(TSAN_TESTS)) ## what threads share, and the daemon, under ThreadSanitizer
 	@scripts/test.sh $(BUILD)/tsan $(call test_programs,tsan,$(TSAN_TESTS)) $(TSAN_PYTEST)
 
+check-data: all ## figures of real checkpoints, where their data is: ../shared/data or RECALLD_DATA
+	@RECALLCTL_BIN=$(BUILD)/release/recallctl PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 tests/eval/check.py
+
 check-valgrind: $(call test_programs,debug) ## unit tests under valgrind
-	@TEST_UNDER="valgrind -q --error-exitcode=99 --leak-check=full" \
+	@TEST_SECONDS=1200 TEST_UNDER="valgrind -q --error-exitcode=99 --leak-check=full" \
 	scripts/test.sh $(BUILD)/debug $(call test_programs,debug)
 
-coverage: $(call product,coverage) $(call test_programs,coverage) ## lines that the tests run
+coverage: demo-bundle $(call product,coverage) $(call test_programs,coverage) ## lines that the tests run
 	@find $(BUILD)/coverage -name '*.gcda' -delete
 	@scripts/test.sh $(BUILD)/coverage $(call test_programs,coverage) tests/integration
 	@gcovr --root . --filter src/ $(BUILD)/coverage
@@ -205,4 +209,4 @@ help: ## this list
 
 FORCE:
 .PHONY: all run test demo-bundle debug check-unit check-integration check-asan check-ubsan check-tsan \
-	check-valgrind coverage bench format format-check lint clean help FORCE
+	check-data check-valgrind coverage bench format format-check lint clean help FORCE

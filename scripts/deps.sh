@@ -27,6 +27,7 @@ all  python3-pytest       integration tests
 all  python3-numpy        their reference arithmetic
 dev  clang                second compiler, fuzzers
 dev  libclang-rt-dev      its sanitizer runtimes
+dev  libomp-dev           its <omp.h>, which headers of Faiss want
 dev  clang-format         make format
 dev  cppcheck             make lint
 dev  shellcheck           make lint

@@ -13,6 +13,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/common.sh"
 
 FAISS_OLDEST=1.7.3
+BUILD_MEGABYTES=150 # package lists, source and objects, until they are removed again
 
 # The headers know the version even where there is no pkg-config file.
 version_of() {
@@ -125,10 +126,13 @@ CONF
     mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/source"
 }
 
+free_megabytes() { df --output=avail -B 1M "$cache" | tail -n 1 | tr -d ' '; }
+
 private_apt() { (cd "$work/source" && LC_ALL=C apt-get -q -c "$work/apt.conf" "$@") >>"$log" 2>&1; }
 
 fail() {
     why=$(why_failed "$log" "$2")
+    [ "$(free_megabytes)" -gt 0 ] || why="the disk is full"
     kept=$cache/faiss-build.log
     cp "$log" "$kept" 2>/dev/null && die "$1: $why (see $kept)" || die "$1: $why"
 }
@@ -177,9 +181,16 @@ percent() {
     done
 }
 
+# A compiler per core, as long as each has a gigabyte.
+jobs() {
+    fit=$(awk '/^MemAvailable/ { print int($2 / 1000000) }' /proc/meminfo)
+    cores=$(nproc)
+    [ "$fit" -ge "$cores" ] && echo "$cores" || echo $((fit > 0 ? fit : 1))
+}
+
 compile() {
     say "building Faiss $version for $level (a minute or two, once)"
-    { cmake --build "$work/build" --target faiss_c --parallel "$(nproc)" 2>&1 ||
+    { cmake --build "$work/build" --target faiss_c --parallel "$(jobs)" 2>&1 ||
         echo "recalld: build failed"; } | percent
     ! tail -n 1 "$log" | grep -q '^recalld: build failed$' ||
         fail "cannot build Faiss" "the compiler failed"
@@ -198,7 +209,8 @@ install_prefix() {
         fail "cannot install Faiss" "there is no libfaiss_c.so"
     why=$(defect_of "$work/root$prefix")
     [ -z "$why" ] || die "the Faiss just built $why"
-    mv "$work/root$prefix" "$prefix" 2>>"$log" || fail "cannot install Faiss" "$prefix cannot be written"
+    rm -rf "$prefix" # there is one only if it is of no use
+    mv -T "$work/root$prefix" "$prefix" 2>>"$log" || fail "cannot install Faiss" "$prefix cannot be written"
 }
 
 # ---- one call -------------------------------------------------------------------------
@@ -215,7 +227,7 @@ find_cached() {
 if [ -n "${FAISS_PREFIX-}" ]; then
     why=$(defect_of "$FAISS_PREFIX")
     [ -z "$why" ] || die "FAISS_PREFIX=$FAISS_PREFIX $why"
-    echo "$FAISS_PREFIX"
+    cd "$FAISS_PREFIX" && pwd
     exit 0
 fi
 
@@ -228,6 +240,9 @@ mkdir -p "$cache" 2>/dev/null || die "cannot create $cache: is the disk full?"
 exec 8>"$cache/faiss.lock"
 flock -n 8 || { say "waiting for another build of Faiss to finish"; flock 8; }
 find_cached && exit 0
+
+[ "$(free_megabytes)" -ge $BUILD_MEGABYTES ] ||
+    die "building Faiss takes $BUILD_MEGABYTES MB of disk below $cache; $(free_megabytes) MB are free"
 
 # On the cache's own disk, so that the last step is a rename. apt downloads as the user
 # _apt, who has to be able to walk in.

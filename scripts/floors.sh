@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 floors='
 7 recalld recallctl
-6 http
+6 http eval
 5 recall
 4 bundle experiment behaviour journal
 3 model items index

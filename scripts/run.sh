@@ -1,7 +1,8 @@
 #!/bin/sh
 # run.sh BUILD - the demo: a private Redis with the demo behaviour, recalld with the demo
 # bundle, one question and its answer, until Ctrl-C. Behind `make run`, which has built
-# everything. PORT= chooses the port (8080). Whatever ends first, nothing is left running.
+# everything. PORT= chooses the port (8080), RECALLD_BIN= and RECALLCTL_BIN= other programs.
+# Whatever ends first, nothing is left running.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/common.sh
@@ -11,12 +12,18 @@ port=${PORT:-8080}
 url=http://127.0.0.1:$port
 run=$build/run
 socket=$run/redis.sock
+recalld=${RECALLD_BIN:-$build/release/recalld}
+recallctl=${RECALLCTL_BIN:-$build/release/recallctl}
 recalld_pid='' redis_pid=''
 
 # ---- before anything starts --------------------------------------------------------------
 
 check_port() {
-    case $port in *[!0-9]* | '' | ??????*) die "PORT=$port is not a port number" ;; esac
+    case $port in
+    *[!0-9]* | '' | 0* | ??????*) bad=1 ;;
+    *) bad=$((port > 65535)) ;;
+    esac
+    [ "$bad" -eq 0 ] || die "PORT=$port is not a port number"
     status=0
     curl -s -o /dev/null --noproxy '*' --max-time 2 "$url/" || status=$?
     # 7 is "connection refused": nobody listens.
@@ -78,13 +85,13 @@ start_redis() {
     }
     printf 'my-project\tlibjansson-dev libmicrohttpd-dev\n' >"$run/my-project.tsv"
     for behaviour in demo/behaviour.tsv "$run/my-project.tsv"; do
-        "$build/release/recallctl" history load "$behaviour" --redis.address="$socket" >&2 ||
+        "$recallctl" history load "$behaviour" --redis.address="$socket" >&2 ||
             die "$behaviour could not be loaded into Redis"
     done
 }
 
 start_recalld() {
-    background "$build/release/recalld" --http.listen="127.0.0.1:$port" --http.drain_ms=0 \
+    background "$recalld" --http.listen="127.0.0.1:$port" --http.drain_ms=0 \
         --redis.address="$socket" --bundle.paths="$build/demo/debian-mind" --log.level=warn &
     recalld_pid=$!
     wait_for 120 $recalld_pid curl -fs --noproxy '*' "$url/readyz" || die "recalld did not start"
@@ -123,7 +130,7 @@ show_answer
 
 # sleep in the background, so that a signal is answered at once.
 while alive "$recalld_pid" && alive "$redis_pid"; do
-    sleep 1 &
+    sleep 1 9>&- &
     wait $! || true
 done
 alive "$redis_pid" || die "redis-server has ended (see $run/redis.log)"

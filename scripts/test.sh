@@ -5,12 +5,12 @@
 # `N passed, N failed`; the exit status is 0 only when something ran and nothing failed.
 # A skip, a crash, a time-out, a promised test that never ran and a sanitizer's report
 # each count as a failure. Logs are kept in DIR/results. TEST_UNDER= names a command, such
-# as valgrind, to run the cmocka programs under.
+# as valgrind, to run the cmocka programs under; TEST_SECONDS= is what each may take.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/common.sh"
 
-PROGRAM_SECONDS=300
+PROGRAM_SECONDS=${TEST_SECONDS:-300}
 PYTEST_SECONDS=1800
 
 dir=$(cd "$1" && pwd)
@@ -39,6 +39,18 @@ add() {
     fi
 }
 
+# limited SECONDS COMMAND...: ends the command and all it started when it takes too long, or
+# when we are told to stop. A background job ignores Ctrl-C; what it runs must not.
+limited() {
+    seconds=$1
+    shift
+    timeout -k 10 "$seconds" env --default-signal=INT,QUIT "$@" </dev/null &
+    job=$!
+    wait $job
+}
+trap 'kill -TERM "$job" 2>/dev/null || true; wait "$job" || true; exit 130' INT TERM HUP
+job=
+
 matches() { grep -cE "$1" "$2" || true; }
 
 # Each group announces its size as `1..N`, so whatever a crash prevented is known too. A
@@ -47,8 +59,8 @@ run_program() {
     name=${1##*/}
     log=$results/$name
     status=0
-    CMOCKA_MESSAGE_OUTPUT=TAP timeout -k 10 $PROGRAM_SECONDS ${TEST_UNDER-} "$1" \
-        >"$log.tap" 2>"$log.stderr" </dev/null || status=$?
+    limited "$PROGRAM_SECONDS" CMOCKA_MESSAGE_OUTPUT=TAP ${TEST_UNDER-} "$1" \
+        >"$log.tap" 2>"$log.stderr" || status=$?
     planned=$(sed -n 's/.*1\.\.\([0-9]*\)$/\1/p' "$log.tap" | awk '{ n += $1 } END { print n + 0 }')
     bad=$(matches 'not ok [0-9]+ - ' "$log.tap")
     good=$(($(matches 'ok [0-9]+ - ' "$log.tap") - bad))
@@ -70,9 +82,9 @@ run_pytest() {
     log=$results/pytest
     promtool=$("$here/promtool.sh")
     status=0
-    PATH=$(dirname "$promtool"):$PATH RECALLD_BIN=$dir/recalld RECALLCTL_BIN=$dir/recallctl \
-        PYTHONDONTWRITEBYTECODE=1 timeout -k 30 $PYTEST_SECONDS \
-        /usr/bin/python3 -m pytest -p no:cacheprovider -q --junitxml="$log.xml" "$@" </dev/null || status=$?
+    limited $PYTEST_SECONDS PATH="$(dirname "$promtool"):$PATH" PYTHONDONTWRITEBYTECODE=1 \
+        RECALLD_BIN="$dir/recalld" RECALLCTL_BIN="$dir/recallctl" \
+        /usr/bin/python3 -m pytest -p no:cacheprovider -q --junitxml="$log.xml" "$@" || status=$?
     all=0 bad=0
     if [ -s "$log.xml" ]; then
         all=$(attribute tests "$log.xml")

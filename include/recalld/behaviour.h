@@ -62,7 +62,6 @@ void behaviour_stop(struct behaviour *b);
 void behaviour_free(struct behaviour *b); /* stops first */
 /* False with job->status = BEHAVIOUR_BREAKER when it was not taken (done is not called then). */
 bool behaviour_submit(struct behaviour *b, struct behaviour_job *job) WARN_UNUSED;
-bool behaviour_healthy(struct behaviour *b); /* "up", or "off": nothing that should work does not */
 /* For probes: "off", "up", "connecting" or "down" (the breaker is open). */
 const char *behaviour_state(struct behaviour *b);
 size_t behaviour_depth(struct behaviour *b);

@@ -91,7 +91,6 @@ int registry_unload(struct registry *r, const char *name, struct err *err) WARN_
 /* {"default":..., "aliases":{...}, "bundles":[{name, dir, state: ready|loading|failed, error?,
  * step?, done?, total?, items, ...}]} */
 void registry_list(struct registry *r, struct buf *json);
-bool registry_persistent(const struct registry *r);
 
 /* ---- building ---- */
 

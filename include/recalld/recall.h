@@ -36,7 +36,6 @@ enum recall_degraded {
 #undef X
         DEGRADED_COUNT
 };
-const char *recall_degraded_word(enum recall_degraded d);
 
 /* What SIGHUP may change for requests; immutable, counted. */
 struct recall_policy {

@@ -374,11 +374,6 @@ const char *behaviour_state(struct behaviour *b)
     return atomic_load(&b->up) > 0 ? "up" : "connecting";
 }
 
-bool behaviour_healthy(struct behaviour *b)
-{
-    return is_off(b) || (breaker_allows(b->breaker) && atomic_load(&b->up) > 0);
-}
-
 size_t behaviour_depth(struct behaviour *b)
 {
     return queue_depth(b->queue);

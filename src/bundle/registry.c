@@ -19,11 +19,6 @@ const struct bundle_set *registry_acquire(struct registry *r)
     return registry_set(r);
 }
 
-bool registry_persistent(const struct registry *r)
-{
-    return r->state_path != NULL;
-}
-
 int registry_need_state(const struct registry *r, struct err *err)
 {
     return r->state_path != NULL ? 0

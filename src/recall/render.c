@@ -9,11 +9,6 @@ static const char *const degraded_words[DEGRADED_COUNT] = {
 #undef X
 };
 
-const char *recall_degraded_word(enum recall_degraded d)
-{
-    return degraded_words[d];
-}
-
 static const char *const source_words[] = {"model", "popular", "none"};
 
 const char *const drop_words[DROP_REASONS] = {NULL, "zero", "not_finite", "similar", "unused"};

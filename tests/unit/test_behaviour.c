@@ -695,7 +695,6 @@ static void stage_without_redis_hands_every_job_back_empty(void **state)
 
     (void)state;
     assert_string_equal(behaviour_state(b), "off");
-    assert_true(behaviour_healthy(b));
     expect(b, "anyone", BEHAVIOUR_READ, "");
     behaviour_free(b);
     behaviour_free(NULL);
@@ -786,7 +785,6 @@ static void unknown_user_is_read_and_wrong_type_is_an_error_of_one(void **state)
         expect(b, "wrong", BEHAVIOUR_ERROR, "");
     expect(b, "nobody", BEHAVIOUR_READ, "");
     assert_string_equal(behaviour_state(b), "up");
-    assert_true(behaviour_healthy(b));
     behaviour_free(b);
 }
 
@@ -1022,7 +1020,6 @@ static void breaker_opens_and_heals_within_a_second_of_a_restart(void **state)
         real_kill(&real);
         assert_in_range(ask_until_refused(b, BEHAVIOUR_ERROR), 0, 12);
         assert_string_equal(behaviour_state(b), "down");
-        assert_false(behaviour_healthy(b));
         sleep_ms(1500); /* the back-off is at its longest */
         start = clock_ns();
         assert_false(submit(b, &a, "u", 1000));
@@ -1094,7 +1091,6 @@ static void stage_starts_without_redis_and_finds_it_later(void **state)
     (void)state;
     real_kill(&real);
     b = started(&cfg);
-    assert_false(behaviour_healthy(b));
     wait_for_state(b, "down", 5000);
     real_launch(&real);
     wait_for_state(b, "up", 1000);

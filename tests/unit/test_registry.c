@@ -184,7 +184,6 @@ static void nothing_is_served_at_first(void **state)
     assert_string_equal(found(r, "toy@1"), "-");
     assert_int_equal(count(r), 0);
     assert_true(json_is_null(json_object_get(list, "default")));
-    assert_false(registry_persistent(r));
     json_decref(list);
     accepts(configure(r, NULL, NULL, "", &err));
     registry_free(r);
