@@ -181,12 +181,13 @@ check-valgrind: $(call test_programs,debug) ## unit tests under valgrind
 
 coverage: demo-bundle $(call product,coverage) $(call test_programs,coverage) ## lines that the tests run
 	@find $(BUILD)/coverage -name '*.gcda' -delete
-	@scripts/test.sh $(BUILD)/coverage $(call test_programs,coverage) tests/integration
-	@gcovr --root . --filter src/ $(BUILD)/coverage
+	@scripts/test.sh $(BUILD)/coverage $(call test_programs,coverage) tests/integration; \
+	status=$$?; gcovr --root . --filter src/ $(BUILD)/coverage; exit $$status
 
 ifneq ($(benches),)
-bench: $(benches:%=$(BUILD)/release/bench/%) ## build and run the micro-benchmarks
+bench: $(benches:%=$(BUILD)/release/bench/%) ## build and run the micro-benchmarks, write docs/performance.md
 	@for b in $^; do echo "== $${b##*/}" && $$b || exit 1; done
+	@/usr/bin/python3 tests/bench/report.py $(BUILD)/release/bench/bench_model
 endif
 
 c_files = $(wildcard include/recalld/*.h src/*/*.[ch] src/*/*.cpp tests/*/*.[ch])

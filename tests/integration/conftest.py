@@ -23,6 +23,13 @@ def bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory):
+    """As `make run` builds it: on two Faiss shards."""
+    return build_bundle(tmp_path_factory.mktemp("demo") / "debian-mind", "2026-11-24", "--engine", "faiss",
+                        "--factory", "Flat")
+
+
+@pytest.fixture(scope="session")
 def bundle2(bundle):
     """debian-mind@2, with the same weights."""
     return copy_bundle(bundle, bundle.parent / "two", "2")

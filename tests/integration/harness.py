@@ -272,12 +272,12 @@ def run_recalld(*args, env=None):
 # ---- bundles -----------------------------------------------------------------------------------
 
 
-def build_bundle(out, version):
+def build_bundle(out, version, *options):
     demo = ROOT / "demo"
     subprocess.run([RECALLCTL, "bundle", "build", "--weights", demo / "debian-mind.safetensors",
                     "--items", demo / "items.tsv", "--popular", demo / "popular.txt",
                     "--histories", demo / "behaviour.tsv", "--shards", "2", "--name", "debian-mind",
-                    "--version", version, "--out", out],
+                    "--version", version, "--out", out, *options],
                    check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     return out
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from harness import HISTORY, RECALLCTL, RECALLD, ROOT, TOKEN, copy_bundle
+from harness import HISTORY, RECALLCTL, RECALLD, ROOT, TOKEN
 
 ADDRESS = "127.0.0.1:8080"
 
@@ -24,13 +24,13 @@ def pattern(output):
 
 
 @pytest.fixture
-def checkout(tmp_path, bundle):
+def checkout(tmp_path, demo_bundle):
     """A folder in which build/ looks as after `make run`."""
     (tmp_path / "build/demo").mkdir(parents=True)
     (tmp_path / "build/release").mkdir()
     (tmp_path / "build/release/recalld").symlink_to(RECALLD)
     (tmp_path / "build/release/recallctl").symlink_to(RECALLCTL)
-    copy_bundle(bundle, tmp_path / "build/demo/debian-mind", "2026-11-24")
+    shutil.copytree(demo_bundle, tmp_path / "build/demo/debian-mind")
     return tmp_path
 
 
