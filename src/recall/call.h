@@ -75,7 +75,7 @@ struct recall_call {
     uint32_t *rows;    /* known history, oldest first */
     size_t n_rows, n_unknown;
     struct row_set *excluded;
-    struct row_filter *filter;
+    struct row_filter *filter; /* the pipeline's, until the batch is answered */
     struct model_input input;
     int *live; /* the interests searched, by their number in the model */
     int n_live;

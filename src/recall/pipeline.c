@@ -25,6 +25,11 @@ struct pipeline {
     struct index_scratch *index;
     const struct index *instead; /* of the bundles' own; or NULL */
     struct arena arena;          /* of the batch */
+    struct slot {                /* filters, used again from batch to batch */
+        struct row_filter *filter;
+        size_t rows;
+    } * slots;
+    size_t n_slots, n_taken;
 };
 
 struct pipeline *pipeline_new(void)
@@ -42,6 +47,9 @@ void pipeline_free(struct pipeline *p)
         return;
     model_scratch_free(p->model);
     index_scratch_free(p->index);
+    for (size_t i = 0; i < p->n_slots; i++)
+        filter_free(p->slots[i].filter);
+    free(p->slots);
     arena_clear(&p->arena);
     free(p);
 }
@@ -158,14 +166,34 @@ static bool apply_filter(struct recall_call *c, const struct call_filter *want, 
     return true;
 }
 
+/* A filter over `rows` rows for the rest of the batch, or NULL with *err set. Its rows are those of
+ * a batch before until filter_any starts it over. */
+static struct row_filter *take_filter(struct pipeline *p, size_t rows, struct err *err)
+{
+    struct slot *slot;
+
+    if (p->n_taken == p->n_slots) {
+        p->slots = xrealloc(p->slots, (p->n_slots + 1) * sizeof *p->slots);
+        p->slots[p->n_slots++] = (struct slot){NULL, 0};
+    }
+    slot = &p->slots[p->n_taken];
+    if (slot->filter == NULL || slot->rows != rows) {
+        filter_free(slot->filter);
+        *slot = (struct slot){filter_new(rows, err), rows};
+    }
+    if (slot->filter != NULL)
+        p->n_taken++;
+    return slot->filter;
+}
+
 /* -1 when the call is refused. */
-static int build_filter(struct recall_call *c)
+static int build_filter(struct pipeline *p, struct recall_call *c)
 {
     struct err err = ERR_INIT;
 
     if (c->n_filters == 0)
         return 0;
-    c->filter = filter_new(bundle_vectors(c->bundle)->rows, &err);
+    c->filter = take_filter(p, bundle_vectors(c->bundle)->rows, &err);
     if (c->filter == NULL) {
         call_refuse(c, 503, err.text);
         return -1;
@@ -184,7 +212,8 @@ static int build_filter(struct recall_call *c)
 }
 
 /* -1 when the call is refused (its status is set then). */
-static int prepare(struct recall_call *c, const struct bundle_set *set, uint64_t now)
+static int prepare(struct pipeline *p, struct recall_call *c, const struct bundle_set *set,
+                   uint64_t now)
 {
     c->at[MOMENT_DEQUEUED] = now;
     if (now >= c->deadline_ns) {
@@ -200,7 +229,7 @@ static int prepare(struct recall_call *c, const struct bundle_set *set, uint64_t
         return -1;
     }
     map_items(c);
-    return build_filter(c);
+    return build_filter(p, c);
 }
 
 /* ---- interests ----------------------------------------------------------------------- */
@@ -456,10 +485,11 @@ void pipeline_run(struct pipeline *p, const struct bundle_set *set, struct recal
     uint64_t now = clock_ns();
 
     arena_reset(&p->arena);
+    p->n_taken = 0;
     ready = arena_alloc(&p->arena, n * sizeof *ready);
     group = arena_alloc(&p->arena, n * sizeof *group);
     for (size_t i = 0; i < n; i++) {
-        if (prepare(calls[i], set, now) == 0)
+        if (prepare(p, calls[i], set, now) == 0)
             ready[n_ready++] = calls[i];
         else
             finish(calls[i]);

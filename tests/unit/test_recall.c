@@ -706,6 +706,8 @@ static void neither_batch_nor_load_changes_a_bit(void **state)
         ("{\"request_id\":\"2\",\"history\":[\"item1\",\"item2\",\"item3\",\"item4\"],"
          "\"filter\":{\"colour\":\"red\"}}"),
         "{\"request_id\":\"3\",\"history\":[]}",
+        "{\"request_id\":\"4\",\"history\":[\"item1\"],\"filter\":{\"colour\":\"rare\"}}",
+        "{\"request_id\":\"5\",\"history\":[\"item1\"],\"filter\":{\"colour\":[\"red\",\"dark\"]}}",
     };
     struct buf first[ARRAY_LEN(bodies)] = {BUF_INIT};
     struct fixture *f = *state;
@@ -716,7 +718,8 @@ static void neither_batch_nor_load_changes_a_bit(void **state)
             struct client *client = client_new();
 
             for (int i = 0; i < 400; i++)
-                assert_int_equal(send_one(r, client, bodies[i % 4]), RECALL_ADMITTED);
+                assert_int_equal(send_one(r, client, bodies[i % (int)ARRAY_LEN(bodies)]),
+                                 RECALL_ADMITTED);
             wait_for(client, 400);
             for (int i = 0; i < 400; i++) {
                 int which = recall_call_request_id(client->calls[i])[0] - '0';
