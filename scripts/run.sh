@@ -83,11 +83,10 @@ start_redis() {
         tail -n 3 "$run/redis.log" >&2
         die "redis-server did not start (see $run/redis.log)"
     }
-    printf 'my-project\tlibjansson-dev libmicrohttpd-dev\n' >"$run/my-project.tsv"
-    for behaviour in demo/behaviour.tsv "$run/my-project.tsv"; do
-        "$recallctl" history load "$behaviour" --redis.address="$socket" >&2 ||
-            die "$behaviour could not be loaded into Redis"
-    done
+    { cat demo/behaviour.tsv && printf 'my-project\tlibjansson-dev libmicrohttpd-dev\n'; } >"$run/behaviour.tsv" ||
+        die "cannot write $run/behaviour.tsv: is the disk full?"
+    "$recallctl" history load "$run/behaviour.tsv" --redis.address="$socket" >&2 ||
+        die "the demo's behaviour could not be loaded into Redis"
 }
 
 start_recalld() {
