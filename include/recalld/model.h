@@ -1,9 +1,9 @@
 /* model.h - a trained multi-interest model: from a user's recent rows to K interest vectors.
  *
- * One generic routine (model-semantics.md section 0) with the options of design.md section 3; a
- * variant is a row of values for all of them. Inference only; never changes after loading, so any
- * thread may use it, each with its own scratch. All arithmetic is vec.h's: the same rows give the
- * same bits whatever the batch or the machine. */
+ * Two generic routines, capsule routing (model-semantics.md section 0) and self-attention, with the
+ * options of docs/models.md; a variant is a row of values for all of them. Inference only; never
+ * changes after loading, so any thread may use it, each with its own scratch. All arithmetic is
+ * vec.h's: the same rows give the same bits whatever the batch or the machine. */
 #ifndef RECALLD_MODEL_H
 #define RECALLD_MODEL_H
 
@@ -15,6 +15,7 @@
 #define MODEL_HISTORY_MAX 1024
 #define MODEL_DIM_MAX 4096
 
+enum model_kind { MODEL_CAPSULES, MODEL_ATTENTION };
 enum model_bilinear {
     BILINEAR_SHARED,
     BILINEAR_SHARED_INTERLEAVED,
@@ -36,7 +37,10 @@ enum model_init {
 enum model_update { UPDATE_ADD, UPDATE_ADD_CLIPPED, UPDATE_REPLACE_SCALED, UPDATE_PROBABILITY_ADD };
 enum model_activation { ACTIVATION_SQUASH, ACTIVATION_L2, ACTIVATION_NONE };
 enum model_squash { SQUASH_EPS_INSIDE, SQUASH_CLAMP_SQUARE, SQUASH_CLAMP_LENGTH };
-enum model_projection { PROJECTION_NONE, PROJECTION_RELU };
+enum model_projection { PROJECTION_NONE, PROJECTION_RELU, PROJECTION_LINEAR, PROJECTION_UNSET };
+enum model_positions { POSITIONS_NONE, POSITIONS_ADD, POSITIONS_ADD_SCALED };
+enum model_values { VALUES_ITEMS, VALUES_INPUTS };
+enum model_attention_activation { ATTENTION_LINEAR, ATTENTION_TANH };
 enum model_dynamic {
     KDYN_NONE,
     KDYN_FLOOR_LOG2,
@@ -48,15 +52,18 @@ enum model_order { ORDER_OLDEST_FIRST, ORDER_NEWEST_FIRST };
 enum model_truncate { TRUNCATE_LAST, TRUNCATE_FIRST };
 enum model_padding_by { PADDING_BY_LENGTH, PADDING_BY_ID };
 
-/* Integers that are 0 are read from tensor shapes where shapes tell, otherwise required. */
+/* Integers that are 0 are read from tensor shapes where shapes tell, otherwise required. A
+ * projection that is unset is the one the checkpoint has, if any. */
 struct model_options {
-    const char *variant; /* a name of the variant table, or NULL; static string */
+    const char *variant;  /* a name of the variant table, or NULL; static string */
+    enum model_kind kind; /* the variant's; of what follows, each kind has its part */
+    int interests, max_history, item_dim;
+    /* capsules */
     enum model_bilinear bilinear;
-    int interests, max_history, item_dim, capsule_dim, iterations;
+    int capsule_dim, iterations;
     enum model_axis softmax[MODEL_PASSES_MAX]; /* by pass */
     int softmax_passes; /* length of the list given; 0: one value stands for all passes */
     enum model_mask mask;
-    enum model_padding_vector padding_vector;
     enum model_init init;
     char init_name[256]; /* tensor or file */
     uint64_t init_seed;
@@ -65,6 +72,12 @@ struct model_options {
     enum model_activation mid_activation;
     enum model_squash squash;
     double squash_eps, squash_power, squash_ratio, logit_scale;
+    /* attention */
+    enum model_positions attention_positions;
+    enum model_values attention_values;
+    enum model_attention_activation attention_activation;
+    /* both */
+    enum model_padding_vector padding_vector;
     enum model_projection projection; /* key relu_layer is another name for it */
     bool normalize_user, normalize_item;
     enum model_dynamic dynamic_interests;
@@ -78,23 +91,24 @@ int model_options_variant(struct model_options *o, const char *variant, struct e
     WARN_UNUSED;
 /* One key of the vocabulary, its value as text, plain or JSON (a softmax list as JSON or
  * comma-separated). `variant` must be set first: it resets all. ERR_USAGE names key, value and what
- * is allowed. */
+ * is allowed; a key that the variant's kind of model has no use for is refused too. */
 int model_options_set(struct model_options *o, const char *key, const char *value, struct err *err)
     WARN_UNUSED;
 /* From the checkpoint's own metadata: `variant` first, then every key of the vocabulary; other
- * metadata keys are ignored. Returns how many keys were found. */
+ * metadata keys are ignored. Without `variant` there, the names of the tensors tell it; ERR_USAGE
+ * when they fit several, and none is set when they fit none. Returns how many keys were found. */
 int model_options_ckpt(struct model_options *o, const struct ckpt *c, struct err *err) WARN_UNUSED;
-/* All keys with their values, as (key, JSON text of the value) pairs, through `each`: what a
- * manifest holds. `variant` comes first; integers that are still 0 are left out. */
+/* The keys of the variant's kind with their values, as (key, JSON text of the value) pairs, through
+ * `each`: what a manifest holds. `variant` comes first; what is not set is left out. */
 void model_options_each(const struct model_options *o,
                         void (*each)(void *arg, const char *key, const char *json), void *arg);
 bool model_options_is_key(const char *key);
 
 struct model;
 /* `c` must outlive the model: tensors are views into it. `dir` is where INIT_FILE paths start
- * (NULL: the working directory). ERR_USAGE: options that make no sense or are missing, a variant
- * that cannot be loaded yet; ERR_FORMAT: a tensor is missing, has another shape or holds NaN;
- * LIMIT, IO, NOMEM. */
+ * (NULL: the working directory). ERR_USAGE: options that make no sense or are missing, or a
+ * tower after the capsules, which is not computed yet; ERR_FORMAT: a tensor is missing, has another
+ * shape or holds NaN; LIMIT, IO, NOMEM. */
 struct model *model_open(const struct ckpt *c, const struct model_options *o, const char *dir,
                          struct err *err) WARN_UNUSED;
 void model_free(struct model *m);

@@ -60,7 +60,7 @@ static void draw(float *b, size_t ld, const struct model_options *o,
 
 /* ---- EasyRec's table ------------------------------------------------------------- */
 
-/* It is what numpy.random.seed(28); numpy.random.uniform(size=[S, K]) gives: MT19937. */
+/* It is what numpy.random.seed(28); numpy.random.uniform(high=STD, size=[S, K]) gives: MT19937. */
 #define EASYREC_SEED 28
 #define MT_N 624
 #define MT_M 397
@@ -119,7 +119,7 @@ static void draw_easyrec(float *b, size_t ld, const struct model_options *o)
     mt_seed(&mt, EASYREC_SEED);
     for (size_t s = 0; s < (size_t)o->max_history; s++)
         for (size_t k = 0; k < (size_t)o->interests; k++)
-            b[k * ld + s] = (float)mt_uniform(&mt);
+            b[k * ld + s] = (float)(mt_uniform(&mt) * o->init_std);
 }
 
 void logits_generate(float *b, size_t ld, const struct model_options *o)

@@ -2,7 +2,7 @@
  *
  * Letters are those of model-semantics.md: S slots of history, K interests, D item dimension, H
  * capsule dimension, R passes; e item vectors, u what the bilinear map makes of them, b routing
- * logits, w routing weights, z = sum w u, v interests. */
+ * logits, w weights, z = sum w u, v interests; F the width of attention's hidden layer. */
 #ifndef MODEL_IMPL_H
 #define MODEL_IMPL_H
 
@@ -14,22 +14,38 @@
 /* Columns of per_position's weights that lie together, so that a slot's are read in one line from
  * start to end. The last panel of a slot may be narrower. */
 #define MODEL_PANEL 64
+#define MODEL_HIDDEN_MAX (4 * MODEL_DIM_MAX)
 
 /* ---- variant.c ----------------------------------------------------------------- */
 
-/* Where a codebase keeps its tensors. Linear layers are y = x W: [in, out], or transposed. */
+#define MODEL_TOWERS_MAX 8
+
+/* Where a codebase keeps its tensors: names, which may hold * where a part of it is the user's.
+ * Linear layers are y = x W: [in, out], or transposed. NULL: there is none. */
 struct codebase {
     const char *items;
     const char *linear, *linear_bias; /* bilinear: shared, shared_interleaved, per_interest */
     const char *per_position;         /* bilinear: per_position */
+    const char *positions;            /* attention: (S, D) or (1, S, D) */
+    const char *hidden, *hidden_bias; /* attention: D to F */
+    const char *heads, *heads_bias;   /* attention: F to K */
     const char *projection, *projection_bias;
-    bool linear_out_in;
-    bool three_passes;   /* its code stops updating the logits after two, whatever it is told */
-    const char *missing; /* why its checkpoints cannot be loaded yet, or NULL */
+    enum model_projection projection_form; /* how its code applies it */
+    bool projection_means_used; /* it is in the file exactly when the model was trained with it */
+    bool projection_takes_features; /* rows ahead of the interest's are for the user's features */
+    bool linear_out_in, attention_out_in, projection_out_in;
+    bool three_passes; /* its code stops updating the logits after two, whatever it is told */
+    const char *towers[MODEL_TOWERS_MAX]; /* what is not computed: NULL after the last */
+    const char *changing_logits;          /* routing logits that every call of its code changes */
+    float norm_floor;                     /* of normalize_user; 0: 1e-12 */
 };
 
-/* The codebase of a loadable variant, or NULL with a sentence in *err. */
-const struct codebase *variant_codebase(const char *variant, struct err *err) WARN_UNUSED;
+const struct codebase *variant_codebase(const char *variant);
+/* The n-th tensor, from 0, whose name fits; or NULL. */
+const struct tensor *variant_tensor(const struct ckpt *c, const char *pattern, size_t nth);
+/* *variant is the only one that the checkpoint's tensors fit, or unchanged when they fit none;
+ * ERR_USAGE when they fit several. */
+int variant_detect(const struct ckpt *c, const char **variant, struct err *err) WARN_UNUSED;
 
 /* ---- logits.c ------------------------------------------------------------------ */
 
@@ -39,9 +55,14 @@ void logits_generate(float *b, size_t ld, const struct model_options *o);
 
 /* ---- kernels.c ----------------------------------------------------------------- */
 
-/* Softmax over the `rows` values of each of n columns; x[r * ld + column]. n is rounded up to whole
- * blocks, so columns up to there must hold finite floats. */
-void kernel_softmax_across(float *x, size_t ld, size_t rows, size_t n);
+/* Softmax over the `rows` values of each of n columns; x[r * n + column]. n is a multiple of
+ * MODEL_BLOCK. */
+void kernel_softmax_across(float *x, size_t rows, size_t n);
+/* out[k * ldo + r] = vec_dot(a + k * n, rows[r], n), to the bit, for n_a vectors a. */
+void kernel_dots(float *out, size_t ldo, const float *a, size_t n_a, const float *const *rows,
+                 size_t n_rows, size_t n);
+/* x[i] = tanh(x[i]), within 2e-7. */
+void kernel_tanh(float *x, size_t n);
 /* Natural logarithm of a positive, finite x, and x^p for x >= 0, p > 0, from additions,
  * multiplications and divisions alone: libm's may differ from machine to machine. */
 double kernel_log(double x);
@@ -61,27 +82,88 @@ struct model {
     const struct ckpt *ckpt;
     size_t rows;          /* of the item table */
     size_t out_dim;       /* of the interests: H, or what the projection gives */
-    size_t u_width;       /* floats of one slot's u: H when all interests share it, else K*H */
-    size_t u_step;        /* from one interest's u to the next: 0 or H */
     size_t item_width;    /* floats of one row of `projected` */
-    size_t stride;        /* S in whole blocks */
     const float *items;   /* (rows, D), NULL when nothing reads it after loading */
     const float *vectors; /* (rows, out_dim): what scores are taken with */
-    float *projected;     /* (rows, item_width) = items W + bias; NULL for per_position */
-    float *positions;     /* (S, panels, D, MODEL_PANEL): per_position's weights; else NULL */
-    float *pad_u;         /* (S, K*H) for per_position, else (1, u_width) */
-    float *logits;        /* (K, stride), zero beyond S */
     const float *projection, *projection_bias; /* (H, out_dim), (out_dim) or NULL */
-    enum pads pads, pads_when_empty;           /* of a user with items; of one without */
+    float norm_floor;
+    enum pads pads, pads_when_empty; /* of a user with items; of one without */
+
+    /* What a request looks up by row: items W + bias; attention: items W1. NULL: per_position. */
+    float *projected; /* (rows, item_width) */
+
+    /* capsules */
+    size_t u_width;   /* floats of one slot's u: H when all interests share it, else K*H */
+    size_t u_step;    /* from one interest's u to the next: 0 or H */
+    float *positions; /* (S, panels, D, MODEL_PANEL): per_position's weights; else NULL */
+    float *pad_u;     /* (S, K*H) for per_position, else (1, u_width) */
+    float *logits;    /* (K, S) */
+
+    /* attention */
+    float
+        *position_hidden; /* (S, F), or (1, F) without positions: what a slot adds to the item's */
+    float *position_values;  /* (S, D): the same for the values, or NULL: these are the items */
+    const float *heads;      /* (K, F) */
+    const float *heads_bias; /* (K) or NULL */
+    float *empty;            /* (D): every interest of a user without items */
+
     size_t memory;
-    float *owned[8]; /* everything above that is not a view, for model_free */
+    float *owned[10]; /* everything above that is not a view, for model_free */
     size_t n_owned;
 };
 
+/* ---- interests.c ---------------------------------------------------------------- */
+
+/* One user's slots. `valid` real ones; with pads, up to `n` in the softmax and up to `n_u` with a u
+ * of their own. */
+struct slots {
+    uint32_t *position, *row; /* (S) */
+    size_t window;            /* rows used of the request, pads by id included */
+    size_t valid, n_u, n;
+    size_t ld;   /* n in whole blocks: from one interest's weights to the next */
+    size_t live; /* K' */
+};
+
+struct model_scratch {
+    struct arena arena; /* everything below, laid out anew for each batch */
+    struct slots users[MODEL_BATCH];
+    size_t by_window[MODEL_BATCH]; /* users, longest window first */
+    const float **u;               /* (S) where each slot's u is; attention: its value */
+    float *w;                      /* (K, ld) weights */
+    float *v;                      /* (K, H) */
+    /* capsules */
+    float *position_u;  /* (batch, S, K*H) in the order of by_window: per_position */
+    float *position_e;  /* (batch, D) in the order of by_window: per_position */
+    float *interleaved; /* (S, K*H): shared_interleaved */
+    float *b, *d;       /* (K, ld) logits, agreements u.v */
+    float *inverse;     /* (K, ld) 1 / |u|, or NULL when the update has no use for it */
+    float *z;           /* (K, H) */
+    /* attention */
+    float *hidden;             /* (S, F) */
+    const float **hidden_rows; /* (S) */
+    float *values;             /* (S, D), or NULL: they are the items */
+};
+
+/* a * b floats of the arena. Products stay far below SIZE_MAX: every factor has its limit. */
+float *scratch_floats(struct model_scratch *s, size_t a, size_t b);
+/* Slot s of the window as a row of the request. */
+uint32_t model_row_at(const struct model *m, const struct model_input *in, size_t s);
+
+/* ---- capsule.c, attention.c ------------------------------------------------------ */
+
+void capsule_lay_out(const struct model *m, struct model_scratch *s, size_t batch, size_t ld);
+/* What is done for all users of a batch at once, before one of them is routed. */
+void capsule_prepare(const struct model *m, struct model_scratch *s, const struct model_input *in,
+                     size_t n);
+/* s->v and s->w of the user at place `at` of by_window. */
+void capsule_route(const struct model *m, struct model_scratch *s, size_t at);
 /* out[r] = x[r] W of slot s, for `rows` rows: u (K*H each, `ldo` apart) of item vectors (D). */
-void model_map_position(const struct model *m, size_t s, float *out, size_t ldo, const float *x,
-                        size_t rows);
+void capsule_map_position(const struct model *m, size_t s, float *out, size_t ldo, const float *x,
+                          size_t rows);
 /* Interleaved: dimension j of interest k is element (k*H + j) / K of the shared map's output. */
-void model_interleave(const struct model *m, float *out, const float *h);
+void capsule_interleave(const struct model *m, float *out, const float *h);
+
+void attention_lay_out(const struct model *m, struct model_scratch *s);
+void attention_attend(const struct model *m, struct model_scratch *s, const struct slots *slots);
 
 #endif

@@ -47,6 +47,8 @@ def add(a, b):
 
 M, B0, W0, BIAS = g([9, D], 1, 2.0), g([K, S], 2, 4.0), g([D, D], 3, 2.0), g([D], 4, 0.5)
 WP, P, P0, WS = g([S, K * D, D], 7, 2.0), g([D, D], 8, 2.0), g([D], 9, 0.5), g([D, D], 11, 2.0)
+POSITIONS, W1, C1 = g([S, D], 12, 1.0), g([D, 4 * D], 21, 1.0), g([4 * D], 23, 0.5)
+W2, C2 = g([4 * D, K], 22, 1.0), g([K], 24, 0.5)
 ZERO = [[0.0] * S for _ in range(K)]
 
 
@@ -67,8 +69,8 @@ def interleaved(w):
     return [[[row[(k * D + j) // K] for j in range(D)] for row in h] for k in range(K)]
 
 
-def per_position():
-    return [[[dot(WP[s][k * D + j], e) for j in range(D)] for s, e in enumerate(items())]
+def per_position(live_pads=False):
+    return [[[dot(WP[s][k * D + j], e) for j in range(D)] for s, e in enumerate(items(live_pads))]
             for k in range(K)]
 
 
@@ -157,6 +159,48 @@ def torcheasyrec(scale, power, live):
     return out
 
 
+def rechub_tower(v):
+    """No features of the user: its weights take the interest alone."""
+    return [unit(times(row, P), 1e-12) for row in v]
+
+
+# ---- self-attention ----------------------------------------------------------------------------
+
+
+def attend(logits, values):
+    """logits[s][k]"""
+    columns = [softmax(list(c)) for c in zip(*logits)]
+    return [[sum(columns[k][s] * values[s][j] for s in range(S)) for j in range(D)]
+            for k in range(K)]
+
+
+def heads(x, c1=None, c2=None):
+    hidden = [[math.tanh(y) for y in add(times(row, W1), c1 or [0.0] * 4 * D)] for row in x]
+    return [add(times(row, W2), c2 or [0.0] * K) for row in hidden]
+
+
+def masked(logits):
+    return [row if s < L else [-2.0 ** 32] * K for s, row in enumerate(logits)]
+
+
+def thudm_sa(c1=None, c2=None):
+    e = items()
+    return attend(masked(heads([add(e[s], POSITIONS[s]) for s in range(S)], c1, c2)), e)
+
+
+def rechub_sa():
+    e = items(live_pads=True)
+    logits = heads(e)
+    return attend([[a - 1e9 * (IDS[s] == 0) for a in logits[s]] for s in range(S)], e)
+
+
+def deepmatch_sa():
+    e = items(live_pads=True)
+    x = [[2 * a + math.sqrt(D) * b for a, b in zip(e[s], POSITIONS[s])] for s in range(S)]
+    logits = [[math.tanh(a) for a in row] for row in heads(x, C1, C2)]
+    return attend(masked(logits), x)
+
+
 # ---- routing tables --------------------------------------------------------------------------
 
 
@@ -227,6 +271,13 @@ def main():
         "A10": easyrec(20, 0.2, 3),
         "A11": easyrec(0, 1, 2),
         "A12": torcheasyrec(20, 0.2, 2),
+        "A13": thudm_sa(C1, C2),
+        "A14": thudm_sa(),
+        "rechub-mind": rechub_tower(route(shared(W0, live_pads=True), B0, "QQQ")),
+        "rechub-comirec-dr": rechub_tower(route(per_position(live_pads=True), ZERO, "QQQ")),
+        "rechub-comirec-sa": rechub_tower(rechub_sa()),
+        "deepmatch-comirec-sa": deepmatch_sa(),
+        "paddlerec-mind-2022b": route(mind, B0, "III", "before", 1e-8, clipped=True),
     }
     lines = [" ".join([name] + [f"{x:.9g}" for row in v for x in row])
              for name, v in vectors.items()]

@@ -1,0 +1,136 @@
+#!/usr/bin/python3
+"""Runs bench_model, has PyTorch and ONNX Runtime compute the same interests where an interpreter has
+them, and writes the figures into docs/performance.md: `report.py BENCH_MODEL [PAGE]`.
+
+Interpreters are this one, `python3`, and those of BENCH_PYTHON (a list with colons), for instance
+one of a virtual environment with onnxruntime in it. What none of them has is left out, and said."""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+
+HERE = pathlib.Path(__file__).resolve().parent
+BEGIN, END = "<!-- interests: written by make bench -->", "<!-- interests: end -->"
+MODELS = {"thudm-mind": "MIND", "thudm-comirec-dr": "ComiRec-DR", "thudm-comirec-sa": "ComiRec-SA"}
+FRAMEWORKS = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
+BATCHES = [1, 8, 16]
+
+
+def run(command):
+    """What it printed, as {(variant, batch): ns}."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))}: failed")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    return {(variant, int(batch)): float(ns) for variant, batch, ns in lines}
+
+
+def version_in(python, module):
+    """The module's version there, or None."""
+    done = subprocess.run([python, "-c", f"import {module}; print({module}.__version__)"],
+                          capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def interpreters():
+    named = os.environ.get("BENCH_PYTHON", "").split(":")
+    found = [sys.executable, shutil.which("python3")] + [name for name in named if name]
+    return list(dict.fromkeys(path for path in found if path))
+
+
+def frameworks(folder):
+    """[(title, figures)], and what was left out."""
+    measured, left_out = [], []
+    for module, title in FRAMEWORKS.items():
+        if module == "onnxruntime" and not (folder / "thudm-mind.onnx").exists():
+            left_out.append(f"{title} (PyTorch is needed to write the models it reads)")
+            continue
+        for python in interpreters():
+            version = version_in(python, module)
+            if version:
+                title += " " + ".".join(re.findall(r"\d+", version)[:2])
+                print(f"measuring {title} ...", flush=True)
+                measured.append((title, run([python, HERE / "framework.py", module, folder])))
+                break
+        else:
+            print(f"no {module} in {', '.join(interpreters())}")
+            left_out.append(f"{title} (no interpreter has it; BENCH_PYTHON=PATH names another)")
+    return measured, left_out
+
+
+def machine():
+    text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    brand = re.search(r"(AMD|Intel)\S* +(EPYC|Ryzen|Xeon|Core)", text)
+    name = f"{brand[1]} {brand[2]}" if brand else os.uname().machine
+    vectors = next((v for v in ("avx512f", "avx2") if re.search(rf"\b{v}\b", text)), None)
+    vectors = {"avx512f": " (AVX-512)", "avx2": " (AVX2)", None: ""}[vectors]
+    return f"{os.cpu_count()} cores of an {name}{vectors}"
+
+
+def cell(ns, ours):
+    return f"{ns / 1000:.1f} µs ({ns / ours:.1f})"
+
+
+def table(head, rows):
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1)] + rows
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def paragraph(text):
+    return textwrap.fill(text, 120)
+
+
+def section(ours, others, left_out):
+    titles = [title for title, _ in others]
+    single = [[name, f"{ours[v, 1] / 1000:.1f} µs"] +
+              [cell(figures[v, 1], ours[v, 1]) for _, figures in others]
+              for v, name in MODELS.items()]
+    dr = "thudm-comirec-dr"
+    batched = [[str(batch), f"{ours[dr, batch] / 1000:.1f} µs"] +
+               [cell(figures[dr, batch], ours[dr, batch]) for _, figures in others]
+               for batch in BATCHES]
+    parts = [
+        BEGIN, "## Interests",
+        paragraph("One user's interests: K = 4, S = 50, D = H = 64, a history of 50 items out of "
+                  f"200,000, one thread on {machine()}. In brackets, how many times ours that is. "
+                  "All compute the same forward pass for the same users, one at a time, and their "
+                  "answers are compared. Best of several rounds."),
+        table(["model", "recalld"] + titles, single),
+        "ComiRec-DR has a map for every slot, 3.3 MB here, which a batch reads once. Time for each "
+        "user of a batch:",
+        table(["batch", "recalld"] + titles, batched),
+    ]
+    if left_out:
+        parts.append(paragraph("Left out: " + "; ".join(left_out) + "."))
+    return "\n\n".join(parts + [END]) + "\n"
+
+
+def write(page, text):
+    old = page.read_text(encoding="utf-8") if page.exists() else "# Performance\n"
+    if BEGIN in old:
+        before, rest = old.split(BEGIN, 1)
+        new = before + text + rest.split(END, 1)[1].lstrip("\n")
+    else:
+        new = old.rstrip("\n") + "\n\n" + text
+    page.write_text(new, encoding="utf-8")
+
+
+def main():
+    page = pathlib.Path(sys.argv[2] if len(sys.argv) > 2 else HERE.parent.parent /
+                        "docs/performance.md")
+    with tempfile.TemporaryDirectory(prefix="recalld-bench-") as folder:
+        ours = run([sys.argv[1], folder])
+        others, left_out = frameworks(pathlib.Path(folder))
+    text = section(ours, others, left_out)
+    write(page, text)
+    print(text)
+    for what in left_out:
+        print(f"left out: {what}")
+
+
+if __name__ == "__main__":
+    main()
