@@ -1,6 +1,6 @@
 /* model.h - a trained multi-interest model: from a user's recent rows to K interest vectors.
  *
- * Two generic routines, capsule routing (model-semantics.md section 0) and self-attention, with the
+ * Two generic routines, capsule routing (docs/models.md) and self-attention, with the
  * options of docs/models.md; a variant is a row of values for all of them. Inference only; never
  * changes after loading, so any thread may use it, each with its own scratch. All arithmetic is
  * vec.h's: the same rows give the same bits whatever the batch or the machine. */

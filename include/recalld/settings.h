@@ -9,7 +9,7 @@
 
 enum merge_policy { MERGE_MAX, MERGE_QUOTA, MERGE_DIVERSE };
 enum fallback_policy { FALLBACK_POPULAR, FALLBACK_NONE };
-/* How many interests a user of L known items gets, at most K (model-semantics.md 1.5-1.8). */
+/* How many interests a user of L known items gets, at most K. */
 enum dynamic_interests {
     DYNAMIC_MODEL, /* as the bundle's manifest says */
     DYNAMIC_NONE,

@@ -1,5 +1,5 @@
 /* protocol.c - what of a user's behaviour is asked with and what is looked for: the published ways
- * to evaluate, a table row each (model-semantics.md section 3). */
+ * to evaluate, a table row each (docs/evaluation.md). */
 #include "recalld/eval.h"
 
 #include <string.h>

@@ -1,5 +1,5 @@
 /* attention.c - self-attention: K heads, each a softmax over the history, and no routing
- * (ComiRec-SA; model-semantics.md sections 1.1, 1.4, 1.5 and 1.8).
+ * (ComiRec-SA; docs/models.md).
  *
  * With x the inputs: A = softmax over the slots of act(tanh(x W1 + c1) W2 + c2), v[k] = sum A x' .
  * An input is an item and, maybe, its slot's position: x = f e + p, so x W1 + c1 is the sum of

@@ -1,6 +1,6 @@
 /* capsule.c - dynamic routing: from a user's slots to K interests.
  *
- * model-semantics.md section 0, once, for every combination of options. */
+ * docs/models.md, once, for every combination of options. */
 #include "model_impl.h"
 
 #include "recalld/vec.h"

@@ -4,6 +4,7 @@
 
 #include "recalld/vec.h"
 
+#include <assert.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +19,7 @@ void loading_adopt(struct loading *l, float *p, size_t count)
 {
     if (p == NULL)
         return;
+    assert(l->m->n_owned < ARRAY_LEN(l->m->owned));
     l->m->owned[l->m->n_owned++] = p;
     l->m->memory += count * sizeof *p;
 }

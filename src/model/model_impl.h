@@ -1,6 +1,6 @@
 /* model_impl.h - what the files of model/ share. Private to model/.
  *
- * Letters are those of model-semantics.md: S slots of history, K interests, D item dimension, H
+ * Letters are those of docs/models.md: S slots of history, K interests, D item dimension, H
  * capsule dimension, R passes; e item vectors, u what the bilinear map makes of them, b routing
  * logits, w weights, z = sum w u, v interests; F the width of attention's hidden layer. */
 #ifndef MODEL_IMPL_H

@@ -1,6 +1,6 @@
 /* variant.c - the public codebases: where each keeps its tensors, and what its models set the
- * options to. A variant is a line of the options' own text, so that a row can be compared with
- * model-semantics.md section 5 word by word. */
+ * options to. A variant is a line of the options' own text: what docs/models.md says of a codebase
+ * can be read off its row. */
 #include "model_impl.h"
 
 #include <assert.h>
@@ -10,7 +10,7 @@
 
 /* ---- codebases ----------------------------------------------------------------- */
 
-/* model-semantics.md section 2.1. Towers: tensors of what its code has after the capsules, or
+/* Names as each code saves them. Towers: tensors of what its code has after the capsules, or
  * before. Feature names are the user's own, a parallel trainer puts its prefix in front. */
 static const struct codebase thudm = {
     .items = "mid_embedding_var",

@@ -111,6 +111,8 @@ static int take_settings(struct evaluation *e, const struct args *a, struct err 
         e->cfg->recall.merge = MERGE_DIVERSE;
     if (o->merge != NULL && set_setting(e, "merge", "merge", o->merge, err) == -1)
         return -1;
+    if (o->lambda != NULL && e->cfg->recall.merge != MERGE_DIVERSE)
+        return err_set(err, ERR_USAGE, "--lambda belongs to --merge diverse");
     if (o->diversity != NULL &&
         set_setting(e, "diversity-attribute", "diversity_attribute", o->diversity, err) == -1)
         return -1;
@@ -233,10 +235,11 @@ static int run_line(struct evaluation *e, struct registry *reg, int interests, s
     bundle_describe(b, &facts);
     e->lines = xrealloc(e->lines, (e->n_lines + 1) * sizeof *e->lines);
     line = &e->lines[e->n_lines++];
-    *line = (struct line){.of = facts.interests,
-                          .interests = interests > 0 ? interests : facts.interests,
-                          .n = (int)e->ask.n,
-                          .lambda = e->cfg->recall.lambda};
+    *line = (struct line){
+        .of = facts.interests,
+        .interests = interests > 0 && interests < facts.interests ? interests : facts.interests,
+        .n = (int)e->ask.n,
+        .lambda = e->cfg->recall.lambda};
     snprintf(line->bundle, sizeof line->bundle, "%s", bundle_name(b));
     name_index(&facts, e->ask.exact, line->index, sizeof line->index);
     e->cfg->recall.interests = interests;

@@ -229,6 +229,7 @@ def test_bad_behaviour_is_named(bundle, tmp_path):
     (["--n", "20;50"], "--n: must be at most 32 numbers from 1 to 10000 between commas"),
     (["--n", ""], "--n: is empty"),
     (["--lambda", "-1"], "--lambda: must be from 0 to 10"),
+    (["--merge", "max", "--lambda", "0.1"], "--lambda belongs to --merge diverse"),
     (["--merge", "best"], "--merge: must be one of max, quota, diverse"),
     (["--by", "n"], "--by: must be interests"),
     (["--by", "interests", "--recall.interests=2"], "--recall.interests: --by interests sets it"),

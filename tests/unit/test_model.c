@@ -535,7 +535,7 @@ static void per_interest_with_equal_maps_is_shared(void **state)
     check_golden("A1", &d, "variant=thudm-mind bilinear=per_interest init=tensor:b0", TIGHT);
 }
 
-/* ---- the twin: model-semantics.md, word by word, in double ----------------------------- */
+/* ---- the twin: the formulas, word by word, in double ----------------------------- */
 
 enum { MAX_S = 40, MAX_K = 8, MAX_DIM = 72, MAX_ROWS = 30, MAX_F = 96 };
 
@@ -1580,7 +1580,7 @@ static void attention_without_items_is_the_mean_of_the_pads(void **state)
     close_draft(&with_positions);
 }
 
-/* model-semantics.md 1.5 to 1.8 */
+/* As EasyRec, TorchEasyRec, DeepMatch and torch-rechub count them. */
 static void dynamic_interests_follow_the_length_as_each_codebase_does(void **state)
 {
     static const struct {
@@ -2170,7 +2170,7 @@ static void assert_option(const struct model_options *o, const char *key, const 
     buf_clear(&wanted.value);
 }
 
-/* model-semantics.md section 5 */
+/* Each codebase by its row of the variant table. */
 static void variants_differ_where_the_codebases_do(void **state)
 {
     static const struct {
