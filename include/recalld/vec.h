@@ -12,6 +12,9 @@ float vec_dot(const float *a, const float *b, size_t n);
 /* out[r] = vec_dot(a, rows[r] + at, n), to the bit. */
 void vec_dots(float *out, const float *a, const float *const *rows, size_t at, size_t n_rows,
               size_t n);
+/* out[k * ldo + r] = vec_dot(a + k * n, rows[r], n), to the bit, for n_a vectors a. */
+void vec_dot_table(float *out, size_t ldo, const float *a, size_t n_a, const float *const *rows,
+                   size_t n_rows, size_t n);
 /* Euclidean length. */
 float vec_norm(const float *a, size_t n);
 /* out[i] = a[i] / max(|a|, floor); out may be a. */

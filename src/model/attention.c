@@ -255,8 +255,8 @@ static void find_hidden(const struct model *m, struct model_scratch *s, const st
 
 static void weigh(const struct model *m, struct model_scratch *s, const struct slots *slots)
 {
-    kernel_dots(s->w, slots->ld, m->heads, slots->live, s->hidden_rows, slots->valid,
-                m->item_width);
+    vec_dot_table(s->w, slots->ld, m->heads, slots->live, s->hidden_rows, slots->valid,
+                  m->item_width);
     for (size_t k = 0; k < slots->live; k++) {
         float *w = s->w + k * slots->ld;
 

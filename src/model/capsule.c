@@ -218,7 +218,7 @@ static void compare(const struct model *m, struct model_scratch *s, const struct
     size_t dim = (size_t)m->o.capsule_dim;
 
     if (m->u_step == 0)
-        kernel_dots(s->d, slots->ld, s->v, slots->live, s->u, slots->n_u, dim);
+        vec_dot_table(s->d, slots->ld, s->v, slots->live, s->u, slots->n_u, dim);
     for (size_t k = 0; k < slots->live; k++) {
         float *d = s->d + k * slots->ld;
 

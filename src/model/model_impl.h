@@ -58,9 +58,6 @@ void logits_generate(float *b, size_t ld, const struct model_options *o);
 /* Softmax over the `rows` values of each of n columns; x[r * n + column]. n is a multiple of
  * MODEL_BLOCK. */
 void kernel_softmax_across(float *x, size_t rows, size_t n);
-/* out[k * ldo + r] = vec_dot(a + k * n, rows[r], n), to the bit, for n_a vectors a. */
-void kernel_dots(float *out, size_t ldo, const float *a, size_t n_a, const float *const *rows,
-                 size_t n_rows, size_t n);
 /* x[i] = tanh(x[i]), within 2e-7. */
 void kernel_tanh(float *x, size_t n);
 /* Natural logarithm of a positive, finite x, and x^p for x >= 0, p > 0, from additions,

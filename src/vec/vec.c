@@ -26,8 +26,8 @@ typedef float part __attribute__((vector_size(WIDTH * sizeof(float))));
 
 typedef float quad __attribute__((vector_size(4 * sizeof(float))));
 
-/* Lanes 0..15 folded in halves: l + (l + 8), then + 4, + 2, + 1. */
-static inline __attribute__((always_inline)) float fold(part *sum)
+/* Lanes 0..15 folded in halves down to four: l + (l + 8), then + 4. */
+static inline __attribute__((always_inline)) quad fold_to_quad(part *sum)
 {
     quad low;
 
@@ -41,7 +41,15 @@ static inline __attribute__((always_inline)) float fold(part *sum)
     LOAD(high, (const float *)sum + 4);
     low = low + high;
 #endif
-    return (low[0] + low[2]) + (low[1] + low[3]);
+    return low;
+}
+
+/* And the rest of the way: + 2, + 1. */
+static inline __attribute__((always_inline)) float fold(part *sum)
+{
+    quad q = fold_to_quad(sum);
+
+    return (q[0] + q[2]) + (q[1] + q[3]);
 }
 
 /* The last n < 16 elements filled up with zeros. A lane starts at +0 and therefore never becomes
@@ -91,6 +99,62 @@ void vec_dots(float *out, const float *a, const float *const *rows, size_t at, s
     for (size_t r = 0; r < n_rows; r++)
         out[r] = dot(a, rows[r] + at, n);
 }
+
+/* ---- many vectors against many rows ------------------------------------------------ */
+
+#define GROUP 4 /* vectors against which a row is read once */
+typedef int32_t choice __attribute__((vector_size(4 * sizeof(int32_t))));
+
+#if defined(__clang__)
+#define CHOOSE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+#define CHOOSE(a, b, i, j, k, l) __builtin_shuffle(a, b, (choice){i, j, k, l})
+#endif
+
+/* (l0 + l2) + (l1 + l3) of four quads at once. */
+static inline __attribute__((always_inline)) quad fold_quads(quad a, quad b, quad c, quad d)
+{
+    quad ab = CHOOSE(a, b, 0, 1, 4, 5) + CHOOSE(a, b, 2, 3, 6, 7);
+    quad cd = CHOOSE(c, d, 0, 1, 4, 5) + CHOOSE(c, d, 2, 3, 6, 7);
+
+    return CHOOSE(ab, cd, 0, 2, 4, 6) + CHOOSE(ab, cd, 1, 3, 5, 7);
+}
+
+/* The row against four vectors, n a multiple of LANES. */
+static inline __attribute__((always_inline)) quad dot_group(const float *a, const float *row,
+                                                            size_t n)
+{
+    part sum[GROUP][PARTS] = {{{0}}}, x, y;
+
+    for (size_t i = 0; i < n; i += LANES)
+        for (int p = 0; p < PARTS; p++) {
+            LOAD(x, row + i + p * WIDTH);
+            for (int g = 0; g < GROUP; g++) {
+                LOAD(y, a + (size_t)g * n + i + p * WIDTH);
+                sum[g][p] = sum[g][p] + y * x;
+            }
+        }
+    return fold_quads(fold_to_quad(sum[0]), fold_to_quad(sum[1]), fold_to_quad(sum[2]),
+                      fold_to_quad(sum[3]));
+}
+
+void vec_dot_table(float *out, size_t ldo, const float *a, size_t n_a, const float *const *rows,
+                   size_t n_rows, size_t n)
+{
+    size_t k = 0;
+
+    for (; n % LANES == 0 && k + GROUP <= n_a; k += GROUP)
+        for (size_t r = 0; r < n_rows; r++) {
+            quad dots = dot_group(a + k * n, rows[r], n);
+
+            for (size_t g = 0; g < GROUP; g++)
+                out[(k + g) * ldo + r] = dots[g];
+        }
+    for (; k < n_a; k++)
+        vec_dots(out + k * ldo, a + k * n, rows, 0, n_rows, n);
+}
+
+/* ---- lengths and sums ----------------------------------------------------------------- */
 
 float vec_norm(const float *a, size_t n)
 {

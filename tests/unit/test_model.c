@@ -1944,7 +1944,7 @@ static void dot_products_of_a_group_are_those_of_one(void **state)
         rows[r] = table + r * N;
     for (size_t n_a = 1; n_a <= N_A; n_a++)
         for (size_t n = 1; n <= N; n++) {
-            kernel_dots(got, 6, a, n_a, rows, N_ROWS, n);
+            vec_dot_table(got, 6, a, n_a, rows, N_ROWS, n);
             for (size_t k = 0; k < n_a; k++)
                 for (size_t r = 0; r < N_ROWS; r++)
                     assert_true(got[k * 6 + r] == vec_dot(a + k * n, rows[r], n));
