@@ -37,6 +37,8 @@ enum room {
     ROOM_LANES,
     ROOM_TOPS,
     ROOM_KEYS,
+    ROOM_GROUPS,
+    ROOM_WORDS,
     ROOM_INTERESTS,
     ROOM_LABELS,
     ROOM_SCORES,

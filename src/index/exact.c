@@ -1,16 +1,14 @@
 /* exact.c - the exact engine: every row is scored for every interest of a batch.
  *
- * Scoring is done in tiles of 16 rows in bfloat16 (screen.h), which costs a quarter of a matrix
- * product over the vectors when few interests are searched at once, and half when many are. A
- * tile's score s and the final score f of the same row (vec_dot) differ by at most
+ * Scores are first made cheaply, in tiles of 16 rows (screen.h), with bounds: a row's final score,
+ * vec_dot's, lies between `low` and `high`. If k rows have low >= t, a row with high < t is not
+ * among the k best and can be thrown out unseen. What stays, a few more than k rows, is scored by
+ * vec_dot and sorted. Answers are therefore those of index_search_brute to the bit, whatever the
+ * batch or the processor.
  *
- *     e = |q| E + 2 g |q| V        E: largest |row - packed row|, V: largest |row|
- *
- * where g bounds the rounding of a sum of `dim` products in any order, with or without fused
- * multiply-add: dim u / (1 - dim u), u = 2^-24. So if k rows have s >= t, the k-th best final score
- * is at least t - e, and a row with s < t - 2 e has f below it: it can be thrown out unseen. What
- * stays, a few more than k rows, is scored by vec_dot, and sorted. Answers are therefore those of
- * index_search_brute to the bit, whatever the batch or the processor. */
+ * So that few rows pass from the first tile on, t begins with a guess: what one tile in SAMPLE lets
+ * expect, chosen low. When the k-th best final score turns out to be below the guess, rows may have
+ * been thrown out wrongly, and the interest is searched again without one. */
 #include "engine.h"
 #include "screen.h"
 
@@ -22,12 +20,13 @@
 #define BLOCK_BYTES 65536
 #define PREFETCH_AHEAD 8
 #define GATHER_SHARE 8
+#define SAMPLE 16
+#define SIZE_MAX_SCREENED ((double)FLT_MAX / 64)
 
 struct exact {
-    uint32_t *tiles; /* (n_tiles, tile_words) */
+    unsigned char *tiles; /* (n_tiles, tile_bytes) */
     size_t n_tiles;
-    double norm_max;  /* V */
-    double error_max; /* E */
+    double size_max, error_max; /* of all rows: see struct tile_rows */
     screen_fn *screen;
 };
 
@@ -42,39 +41,44 @@ static double norm(const float *x, size_t dim)
     return sqrt(sum);
 }
 
+static const unsigned char *tile_at(const struct exact *e, size_t t, size_t dim)
+{
+    return e->tiles + t * tile_bytes(dim);
+}
+
 static void pack(struct exact *e, const struct index *ix)
 {
     const struct vectors *v = &ix->v;
     const float *row = v->data + (size_t)ix->all.first_row * v->dim;
-    double worst = 0;
 
-    for (size_t i = 0; i < ix->all.rows; i++)
-        e->norm_max = fmax(e->norm_max, norm(row + i * v->dim, v->dim));
     for (size_t t = 0; t < e->n_tiles; t++) {
         size_t left = ix->all.rows - t * TILE_ROWS;
+        const struct tile_rows *about = tile_rows(tile_at(e, t, v->dim), v->dim);
 
-        worst =
-            fmax(worst, tile_pack(e->tiles + t * tile_words(v->dim), row + t * TILE_ROWS * v->dim,
-                                  left < TILE_ROWS ? left : TILE_ROWS, v->dim));
+        tile_pack(e->tiles + t * tile_bytes(v->dim), row + t * TILE_ROWS * v->dim,
+                  left < TILE_ROWS ? left : TILE_ROWS, v->dim);
+        for (size_t r = 0; r < TILE_ROWS; r++) {
+            e->size_max = fmax(e->size_max, (double)about->size[r]);
+            e->error_max = fmax(e->error_max, (double)about->error[r]);
+        }
     }
-    e->error_max = sqrt(worst);
 }
 
 static int exact_open(struct index *ix, const struct index_spec *spec, struct err *err)
 {
     struct exact *e = xcalloc(1, sizeof *e);
-    size_t words;
+    size_t bytes;
 
     (void)spec;
     ix->state = e;
     e->screen = screen_pick();
     e->n_tiles = ((size_t)ix->all.rows + TILE_ROWS - 1) / TILE_ROWS;
-    if (!mem_product(e->n_tiles, tile_words(ix->v.dim), &words) ||
-        (e->tiles = mem_try_aligned(words, sizeof *e->tiles)) == NULL)
+    if (!mem_product(e->n_tiles, tile_bytes(ix->v.dim), &bytes) ||
+        (e->tiles = mem_try_aligned(bytes, 1)) == NULL)
         return err_set(err, ERR_NOMEM, "out of memory for %u rows of %zu dimensions", ix->all.rows,
                        ix->v.dim);
     pack(e, ix);
-    ix->memory = sizeof *e + words * sizeof *e->tiles;
+    ix->memory = sizeof *e + bytes;
     return 0;
 }
 
@@ -94,6 +98,9 @@ static void exact_close(void *state)
 struct lane {
     const float *interest;
     struct index_query *q; /* NULL: the last group is not full */
+    size_t k;              /* rows wanted; 0 = none */
+    float guess;           /* of the k-th best score; -INFINITY = none */
+    bool done;
 };
 
 struct batch {
@@ -102,19 +109,10 @@ struct batch {
     struct lane *lanes;
     struct top *tops; /* one for each lane */
     size_t n_lanes;
-    uint64_t *keys;   /* room for the tops */
-    float *interests; /* (n_lanes / 4, dim, 4): as screen_fn wants them */
+    struct screen_group *groups; /* (n_lanes / 4) */
+    int32_t *words;              /* of the groups */
+    uint64_t *keys;              /* room for the tops */
 };
-
-/* 2 e of the head of this file, rounded up. Products too small for float32 may be off by as much
- * as they are large; FLT_MIN is far above the sum of those. */
-static double deception(const struct exact *e, size_t dim, double interest_norm)
-{
-    double du = (double)dim * 0x1p-24, g = du / (1 - du);
-
-    return 2 * (interest_norm * (e->error_max + 2 * g * (e->norm_max + e->error_max)) * 1.0001 +
-                (double)FLT_MIN);
-}
 
 /* A filter that keeps so few rows is answered from its list. Measured with four interests: where
  * one row in eight matches, a tile, which then has two, costs as much as their dot products. */
@@ -128,34 +126,52 @@ static bool few_rows(const struct index *ix, const struct index_query *q)
     return n <= ix->all.rows / GATHER_SHARE;
 }
 
-/* Scores that could overflow cannot be bounded. */
+/* Scores that could overflow cannot be bounded. An interest that is not finite finds nothing. */
 static bool can_screen(const struct index *ix, const struct index_query *q)
 {
     const struct exact *e = ix->state;
 
+    if (ix->v.dim > SCREEN_DIM_MAX || !(e->size_max <= SIZE_MAX_SCREENED) || few_rows(ix, q))
+        return false;
     for (int i = 0; i < q->n_interests; i++) {
         double size = norm(q->interests + (size_t)i * ix->v.dim, ix->v.dim);
 
-        if (isfinite(size) && size * (e->norm_max + e->error_max) > (double)FLT_MAX / 16)
+        if (isfinite(size) && size * fmax(e->size_max, 1) > SIZE_MAX_SCREENED)
             return false;
     }
-    return ix->v.dim < 1u << 20 && !few_rows(ix, q);
+    return true;
 }
 
-static void rescore(const struct batch *b, size_t lane)
+/* Final scores for the entries [from, to). */
+static void score_entries(const struct batch *b, size_t lane, size_t from, size_t to)
 {
     const struct vectors *v = &b->ix->v;
-    struct top *t = &b->tops[lane];
+    uint64_t *keys = b->tops[lane].keys;
 
-    for (size_t i = 0; i < t->n; i++) {
-        uint32_t row = key_row(t->keys[i]);
+    for (size_t i = from; i < to; i++) {
+        uint32_t row = key_row(keys[i]);
         float score;
 
-        if (i + PREFETCH_AHEAD < t->n)
-            prefetch_row(v, key_row(t->keys[i + PREFETCH_AHEAD]));
+        if (i + PREFETCH_AHEAD < to)
+            prefetch_row(v, key_row(keys[i + PREFETCH_AHEAD]));
         score = vec_dot(b->lanes[lane].interest, v->data + (size_t)row * v->dim, v->dim);
-        t->keys[i] = make_key(score, row);
+        keys[i] = make_key(score, row);
     }
+}
+
+/* The k best by their low ends first: what they really score narrows down which others can matter.
+ */
+static void rescore(const struct batch *b, size_t lane)
+{
+    struct top *t = &b->tops[lane];
+
+    top_prune(t);
+    score_entries(b, lane, 0, t->n < t->k ? t->n : t->k);
+    if (t->n > t->k) {
+        top_drop(t);
+        score_entries(b, lane, t->k, t->n);
+    }
+    top_cut(t);
 }
 
 /* Pruning frees about half of the buffer unless very many rows score nearly the same: then their
@@ -165,23 +181,8 @@ static void make_room(const struct batch *b, size_t lane)
     struct top *t = &b->tops[lane];
 
     top_prune(t);
-    if (t->n > top_room(t->k) - top_room(t->k) / 4) {
+    if (t->n > top_room(t->k) - top_room(t->k) / 4)
         rescore(b, lane);
-        top_cut(t);
-    }
-}
-
-/* Takes in those of a tile's rows whose bits are set. */
-static void take(const struct batch *b, size_t lane, unsigned rows, uint32_t first_row,
-                 const float *scores)
-{
-    for (; rows != 0; rows &= rows - 1) {
-        int r = __builtin_ctz(rows);
-
-        if (top_full(&b->tops[lane]))
-            make_room(b, lane);
-        top_add(&b->tops[lane], scores[r], first_row + (uint32_t)r);
-    }
 }
 
 #define LANE_ROWS ((uint64_t)0xffff)
@@ -200,7 +201,7 @@ static struct view view_of(const struct lane *lanes)
     for (int i = 0; i < TILE_INTERESTS; i++) {
         const struct index_query *q = lanes[i].q;
 
-        if (q == NULL || q->late)
+        if (q == NULL || q->late || lanes[i].done)
             continue;
         w.live |= LANE_ROWS << (i * TILE_ROWS);
         w.filters[i] = q->filter;
@@ -224,36 +225,50 @@ static uint64_t visible(const struct view *w, const struct shard_range *all, uin
     return mask;
 }
 
-/* Tiles [from, to) for the group of lanes that begins with `lane`. */
-static void screen_tiles(const struct batch *b, size_t lane, size_t from, size_t to)
+/* What a tile's high ends are compared with: a little less than the floor, because products too
+ * small for float32 may be off by more than the bounds say. */
+static float compared(const struct top *t)
+{
+    return t->floor - 4 * FLT_MIN;
+}
+
+/* Every step-th of the tiles [from, to) for the group of lanes that begins with `lane`. One loop
+ * over all set bits of a tile: about one row in a tile passes, and no branch could foresee for
+ * which interest. */
+static void screen_tiles(const struct batch *b, size_t lane, size_t from, size_t to, size_t step)
 {
     size_t dim = b->ix->v.dim;
+    const struct screen_group *g = &b->groups[lane / TILE_INTERESTS];
     struct view w = view_of(b->lanes + lane);
-    float scores[TILE_ROWS * TILE_INTERESTS] __attribute__((aligned(64)));
+    struct top *tops = b->tops + lane;
+    float low[TILE_ROWS * TILE_INTERESTS] __attribute__((aligned(64)));
     float floors[TILE_INTERESTS];
 
     for (int i = 0; i < TILE_INTERESTS; i++)
-        floors[i] = b->tops[lane + i].floor;
-    for (size_t t = from; t < to; t++) {
+        floors[i] = compared(&tops[i]);
+    for (size_t t = from; t < to; t += step) {
         uint32_t first = b->ix->all.first_row + (uint32_t)(t * TILE_ROWS);
         uint64_t mask = visible(&w, &b->ix->all, first);
 
         if (mask == 0)
             continue;
-        mask &= b->e->screen(b->e->tiles + t * tile_words(dim), b->interests + lane * dim, dim,
-                             floors, scores);
-        for (int i = 0; mask != 0; i++, mask >>= TILE_ROWS)
-            if (mask & LANE_ROWS) {
-                take(b, lane + i, (unsigned)(mask & LANE_ROWS), first, scores + i * TILE_ROWS);
-                floors[i] = b->tops[lane + i].floor;
+        mask &= b->e->screen(tile_at(b->e, t, dim), g, dim, floors, low);
+        for (; mask != 0; mask &= mask - 1) {
+            unsigned at = (unsigned)__builtin_ctzll(mask), i = at / TILE_ROWS;
+
+            if (top_full(&tops[i])) {
+                make_room(b, lane + i);
+                floors[i] = compared(&tops[i]);
             }
+            top_add(&tops[i], low[at], first + at % TILE_ROWS);
+        }
     }
 }
 
 /* Tiles that stay in the second-level cache while all groups pass over them. */
 static size_t block_tiles(size_t dim)
 {
-    size_t n = (size_t)BLOCK_BYTES / (tile_words(dim) * sizeof(uint32_t));
+    size_t n = (size_t)BLOCK_BYTES / tile_bytes(dim);
 
     return n > 0 ? n : 1;
 }
@@ -283,16 +298,113 @@ static void screen_all(const struct batch *b)
 
     for (size_t t = 0; t < n && !all_late(b); t += step)
         for (size_t lane = 0; lane < b->n_lanes; lane += TILE_INTERESTS)
-            screen_tiles(b, lane, t, t + step < n ? t + step : n);
+            screen_tiles(b, lane, t, t + step < n ? t + step : n, 1);
+}
+
+/* ---- the guess ------------------------------------------------------------------ */
+
+/* Of k rows, k / SAMPLE are expected in the sample. So much further down it, the k-th best of all
+ * rows is hardly ever lower: three standard deviations, and some. */
+static size_t sample_rank(size_t k)
+{
+    double expected = (double)k / SAMPLE;
+
+    return (size_t)(expected + 3 * sqrt(expected)) + 3;
+}
+
+static bool worth_a_guess(const struct batch *b, size_t k)
+{
+    size_t rank = sample_rank(k);
+
+    return rank < k && b->ix->all.rows / (8 * SAMPLE) >= rank;
+}
+
+/* The middle of the bounds of the row at the sample's rank. */
+static float guess_from(const struct batch *b, size_t lane)
+{
+    struct top *t = &b->tops[lane];
+    size_t dim = b->ix->v.dim, row;
+    uint64_t least;
+
+    if (t->n < t->k)
+        return -INFINITY;
+    top_cut(t);
+    least = top_least(t);
+    row = key_row(least) - b->ix->all.first_row;
+    return key_score(least) + screen_bound(&b->groups[lane / TILE_INTERESTS], lane % TILE_INTERESTS,
+                                           tile_rows(tile_at(b->e, row / TILE_ROWS, dim), dim),
+                                           row % TILE_ROWS);
+}
+
+static void start_top(const struct batch *b, size_t lane, size_t k, float floor)
+{
+    const struct screen_group *g = &b->groups[lane / TILE_INTERESTS];
+    size_t i = lane % TILE_INTERESTS;
+    struct top *t = &b->tops[lane];
+
+    /* Both bounds of two rows at their widest. */
+    top_init(t, t->keys, k,
+             2.001f *
+                 (g->by_error[i] * (float)b->e->error_max + g->by_size[i] * (float)b->e->size_max));
+    if (k > 0)
+        t->floor = floor;
+}
+
+static void make_guesses(const struct batch *b)
+{
+    bool any = false;
+
     for (size_t lane = 0; lane < b->n_lanes; lane++) {
-        top_prune(&b->tops[lane]);
-        rescore(b, lane);
+        size_t k = b->lanes[lane].k;
+        bool worth = worth_a_guess(b, k);
+
+        start_top(b, lane, worth ? sample_rank(k) : 0, -INFINITY);
+        any = any || worth;
     }
+    for (size_t lane = 0; any && lane < b->n_lanes; lane += TILE_INTERESTS)
+        screen_tiles(b, lane, 0, b->e->n_tiles, SAMPLE);
+    for (size_t lane = 0; lane < b->n_lanes; lane++) {
+        struct lane *l = &b->lanes[lane];
+
+        l->guess = worth_a_guess(b, l->k) ? guess_from(b, lane) : -INFINITY;
+        start_top(b, lane, l->k, l->guess);
+    }
+}
+
+/* Scores what is left of a lane; false when its guess was too high. */
+static bool settle(const struct batch *b, size_t lane)
+{
+    struct lane *l = &b->lanes[lane];
+    struct top *t = &b->tops[lane];
+
+    rescore(b, lane);
+    l->done = l->guess == -INFINITY || l->q->late ||
+              (t->n == t->k && key_score(top_least(t)) >= l->guess);
+    return l->done;
+}
+
+static void search_lanes(const struct batch *b)
+{
+    bool again = false;
+
+    make_guesses(b);
+    screen_all(b);
+    for (size_t lane = 0; lane < b->n_lanes; lane++)
+        if (!settle(b, lane)) {
+            b->lanes[lane].guess = -INFINITY;
+            start_top(b, lane, b->lanes[lane].k, -INFINITY);
+            again = true;
+        }
+    if (!again)
+        return;
+    screen_all(b);
+    for (size_t lane = 0; lane < b->n_lanes; lane++)
+        if (!b->lanes[lane].done)
+            settle(b, lane);
 }
 
 /* ---- a batch's queries ---------------------------------------------------------- */
 
-/* An interest that is not finite finds nothing. */
 static size_t wanted(const struct index_query *q, const float *interest, size_t dim)
 {
     return isfinite(norm(interest, dim)) ? q->k : 0;
@@ -302,13 +414,12 @@ static void add_lane(struct batch *b, struct index_query *q, const float *intere
 {
     size_t dim = b->ix->v.dim, lane = b->n_lanes++, within = lane % TILE_INTERESTS;
     size_t k = q != NULL ? wanted(q, interest, dim) : 0;
-    float *to = b->interests + (lane - within) * dim + within;
-    double slack = k > 0 ? deception(b->e, dim, norm(interest, dim)) : 0;
+    struct screen_group *g = &b->groups[lane / TILE_INTERESTS];
 
-    b->lanes[lane] = (struct lane){interest, q};
-    top_init(&b->tops[lane], keys, k, (float)slack);
-    for (size_t d = 0; d < dim; d++)
-        to[d * TILE_INTERESTS] = k > 0 ? interest[d] : 0.0f;
+    g->words = b->words + lane / TILE_INTERESTS * screen_words(dim);
+    screen_pack(g, within, k > 0 ? interest : NULL, dim);
+    b->lanes[lane] = (struct lane){interest, q, k, -INFINITY, false};
+    b->tops[lane].keys = keys;
 }
 
 /* Screens those queries of the batch that can be, together. */
@@ -325,7 +436,7 @@ static void search_tiles(struct batch *b, struct index_query *q, size_t n)
     }
     while (b->n_lanes % TILE_INTERESTS != 0)
         add_lane(b, NULL, NULL, NULL);
-    screen_all(b);
+    search_lanes(b);
     for (size_t i = 0; i < n; i++)
         if (can_screen(b->ix, &q[i])) {
             query_finish(&q[i], b->tops + lane);
@@ -353,7 +464,7 @@ static void exact_search(const struct index *ix, struct index_scratch *s, struct
                          size_t n)
 {
     struct batch b = {.ix = ix, .e = ix->state};
-    size_t interests = TILE_INTERESTS, keys = 0;
+    size_t interests = TILE_INTERESTS - 1, keys = 0;
 
     for (size_t i = 0; i < n; i++) {
         interests += (size_t)q[i].n_interests;
@@ -362,8 +473,11 @@ static void exact_search(const struct index *ix, struct index_scratch *s, struct
     b.lanes = scratch_room(s, ROOM_LANES, interests, sizeof *b.lanes);
     b.tops = scratch_room(s, ROOM_TOPS, interests, sizeof *b.tops);
     b.keys = scratch_room(s, ROOM_KEYS, keys, sizeof *b.keys);
-    b.interests = scratch_room(s, ROOM_INTERESTS, interests * ix->v.dim, sizeof(float));
-    if (b.lanes == NULL || b.tops == NULL || b.keys == NULL || b.interests == NULL) {
+    b.groups = scratch_room(s, ROOM_GROUPS, interests / TILE_INTERESTS, sizeof *b.groups);
+    b.words = scratch_room(s, ROOM_WORDS, interests / TILE_INTERESTS * screen_words(ix->v.dim),
+                           sizeof *b.words);
+    if (b.lanes == NULL || b.tops == NULL || b.keys == NULL || b.groups == NULL ||
+        b.words == NULL) {
         for (size_t i = 0; i < n; i++)
             for (size_t shard = 0; shard < ix->n_shards; shard++)
                 query_shard_failed(&q[i], shard, "out of memory");

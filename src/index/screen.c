@@ -1,102 +1,189 @@
-/* screen.c - the inner loop of the exact engine. */
+/* screen.c - the inner loop of the exact engine.
+ *
+ * Integers are from -63 to 63. Those of a row are stored with 64 added, so that a processor can
+ * multiply bytes without a sign by bytes with one: the sum of two products is then at most
+ * 2 * 127 * 63 = 16,002, and two such sums still fit into 16 bits. */
 #include "screen.h"
 
+#include <float.h>
+#include <math.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-#define HALF (TILE_ROWS / 2)
-#define SIGN 0x80000000u
-#define LARGEST 0x7f7fu /* the largest finite bfloat16, without its sign */
+#define LARGEST 63
+#define SHIFT 64
+#define WORD 4              /* dimensions in a word */
+#define STEP (2 * WORD)     /* dimensions of a step of the loops; the last is filled up */
+#define UNIT 0x1p-24        /* the rounding error of float32 */
+#define ROUND_UP (1 + 1e-5) /* more than converting to float32 and four operations lose */
+
+static size_t steps(size_t dim)
+{
+    return (dim + STEP - 1) / STEP;
+}
+
+static size_t integer_bytes(size_t dim)
+{
+    return steps(dim) * STEP * TILE_ROWS;
+}
+
+size_t tile_bytes(size_t dim)
+{
+    return integer_bytes(dim) + sizeof(struct tile_rows);
+}
+
+size_t screen_words(size_t dim)
+{
+    return steps(dim) * (STEP / WORD) * TILE_INTERESTS;
+}
+
+const struct tile_rows *tile_rows(const unsigned char *tile, size_t dim)
+{
+    return (const struct tile_rows *)(tile + integer_bytes(dim));
+}
 
 /* ---- packing -------------------------------------------------------------------- */
 
-static uint32_t to_bits(float v)
+/* A vector as integers. */
+struct packed {
+    float scale;
+    double norm, error; /* of the vector; of what the integers miss */
+    int sum;            /* of the integers */
+};
+
+static float scale_of(const float *x, size_t dim)
 {
-    uint32_t bits;
-
-    memcpy(&bits, &v, sizeof bits);
-    return bits;
-}
-
-static float from_bits(uint32_t bits)
-{
-    float v;
-
-    memcpy(&v, &bits, sizeof v);
-    return v;
-}
-
-/* The upper half word that, with `below` as its lower half, is nearest to v as a float. */
-static uint32_t upper_half(float v, uint32_t below)
-{
-    uint32_t size = to_bits(v) & ~SIGN, half;
-
-    half = size + 0x8000 > below ? (size + 0x8000 - below) >> 16 : 0;
-    return (half > LARGEST ? LARGEST : half) | (to_bits(v) & SIGN) >> 16;
-}
-
-double tile_pack(uint32_t *tile, const float *rows, size_t n, size_t dim)
-{
-    double off[TILE_ROWS] = {0}, worst = 0;
+    float largest = 0;
 
     for (size_t d = 0; d < dim; d++)
-        for (size_t l = 0; l < HALF; l++) {
-            float a = l < n ? rows[l * dim + d] : 0.0f;
-            float b = l + HALF < n ? rows[(l + HALF) * dim + d] : 0.0f;
-            uint32_t low = upper_half(a, 0), word = upper_half(b, low) << 16 | low;
-            double da = (double)a - (double)from_bits(word << 16);
-            double db = (double)b - (double)from_bits(word);
+        largest = fmaxf(largest, fabsf(x[d]));
+    return largest / LARGEST;
+}
 
-            tile[d * HALF + l] = word;
-            off[l] += da * da;
-            off[l + HALF] += db * db;
-        }
-    for (size_t r = 0; r < n; r++)
-        worst = off[r] > worst ? off[r] : worst;
-    return worst;
+static int nearest(float x, float scale)
+{
+    long n = scale > FLT_MIN ? lrint((double)x / (double)scale) : 0;
+
+    return n > LARGEST ? LARGEST : n < -LARGEST ? -LARGEST : (int)n;
+}
+
+/* Integer d goes to out[(d / 4) * stride + d % 4], with `shift` added. */
+static struct packed pack(const float *x, size_t dim, unsigned char *out, size_t stride, int shift)
+{
+    struct packed p = {scale_of(x, dim), 0, 0, 0};
+
+    for (size_t d = 0; d < dim; d++) {
+        int n = nearest(x[d], p.scale);
+        double off = (double)x[d] - (double)p.scale * n;
+
+        out[d / WORD * stride + d % WORD] = (unsigned char)(n + shift);
+        p.sum += n;
+        p.norm += (double)x[d] * (double)x[d];
+        p.error += off * off;
+    }
+    p.norm = sqrt(p.norm);
+    p.error = sqrt(p.error);
+    return p;
+}
+
+void tile_pack(unsigned char *tile, const float *rows, size_t n, size_t dim)
+{
+    struct tile_rows *about = (struct tile_rows *)(tile + integer_bytes(dim));
+
+    memset(tile, SHIFT, integer_bytes(dim));
+    memset(about, 0, sizeof *about);
+    for (size_t r = 0; r < n; r++) {
+        struct packed p = pack(rows + r * dim, dim, tile + r * WORD, TILE_ROWS * WORD, SHIFT);
+
+        about->scale[r] = p.scale;
+        about->error[r] = (float)(p.error * ROUND_UP);
+        about->size[r] = (float)((p.norm + p.error) * ROUND_UP);
+    }
+}
+
+/* Of `dim` products summed in float32 in any order at most dim u / (1 - dim u) is lost; the cheap
+ * score itself loses less than four roundings. */
+void screen_pack(struct screen_group *g, size_t i, const float *interest, size_t dim)
+{
+    size_t stride = TILE_INTERESTS * WORD;
+    unsigned char *out = (unsigned char *)(g->words + i);
+    double lost = (double)dim * UNIT / (1 - (double)dim * UNIT) + 4 * UNIT;
+    struct packed p = {0};
+
+    for (size_t w = 0; w < screen_words(dim) / TILE_INTERESTS; w++)
+        memset(out + w * stride, 0, WORD);
+    if (interest != NULL)
+        p = pack(interest, dim, out, stride, 0);
+    g->offset[i] = -SHIFT * p.sum;
+    g->scale[i] = p.scale;
+    g->by_error[i] = (float)(p.norm * ROUND_UP);
+    g->by_size[i] = (float)((p.error + lost * (p.norm + p.error)) * ROUND_UP);
 }
 
 /* ---- AVX2 ----------------------------------------------------------------------- */
 
 #if defined(__x86_64__)
-#define AHEAD_BYTES 2048 /* a fifth less time where the tiles do not fit into the caches */
+#define HALF (TILE_ROWS / 2)
+#define AHEAD_BYTES 2048 /* pays where the tiles do not fit into the caches */
 
-/* Eight sums of eight lanes: as many as keep two multiply-add units busy, in half the registers. */
-__attribute__((target("avx2,fma"))) static uint64_t screen_avx2(const uint32_t *tile,
-                                                                const float *interests, size_t dim,
-                                                                const float *floors, float *scores)
+/* Eight rows of one interest: the low ends to `low`; returns which high ends reach the floor. */
+__attribute__((target("avx2"))) static inline unsigned bounds_avx2(__m256i sum,
+                                                                   const struct screen_group *g,
+                                                                   int i,
+                                                                   const struct tile_rows *about,
+                                                                   int r, float floor, float *low)
 {
-    __m256 low[TILE_INTERESTS], high[TILE_INTERESTS];
+    __m256 products = _mm256_cvtepi32_ps(_mm256_add_epi32(sum, _mm256_set1_epi32(g->offset[i])));
+    __m256 score = _mm256_mul_ps(_mm256_mul_ps(products, _mm256_set1_ps(g->scale[i])),
+                                 _mm256_loadu_ps(about->scale + r));
+    __m256 by_error =
+        _mm256_mul_ps(_mm256_set1_ps(g->by_error[i]), _mm256_loadu_ps(about->error + r));
+    __m256 by_size = _mm256_mul_ps(_mm256_set1_ps(g->by_size[i]), _mm256_loadu_ps(about->size + r));
+    __m256 bound = _mm256_add_ps(by_error, by_size);
+
+    _mm256_store_ps(low + i * TILE_ROWS + r, _mm256_sub_ps(score, bound));
+    return (unsigned)_mm256_movemask_ps(
+        _mm256_cmp_ps(_mm256_add_ps(score, bound), _mm256_set1_ps(floor), _CMP_GE_OQ));
+}
+
+__attribute__((target("avx2"))) static uint64_t screen_avx2(const unsigned char *tile,
+                                                            const struct screen_group *g,
+                                                            size_t dim, const float *floors,
+                                                            float *low)
+{
+    const __m256i *rows = (const __m256i *)tile, ones = _mm256_set1_epi16(1);
+    const struct tile_rows *about = tile_rows(tile, dim);
+    __m256i first[TILE_INTERESTS], second[TILE_INTERESTS]; /* half of the rows each */
+    const int32_t *word = g->words;
     uint64_t mask = 0;
 
 #pragma GCC unroll 4
     for (int i = 0; i < TILE_INTERESTS; i++)
-        low[i] = high[i] = _mm256_setzero_ps();
-    for (size_t d = 0; d < dim; d++) {
-        __m256i words = _mm256_load_si256((const __m256i *)(tile + d * HALF));
-        __m256 x = _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
-        __m256 y = _mm256_castsi256_ps(words);
+        first[i] = second[i] = _mm256_setzero_si256();
+    for (size_t s = steps(dim); s > 0; s--, rows += 4, word += 2 * TILE_INTERESTS) {
+        __m256i a = _mm256_load_si256(rows), b = _mm256_load_si256(rows + 1);
+        __m256i c = _mm256_load_si256(rows + 2), d = _mm256_load_si256(rows + 3);
 
-        _mm_prefetch((const char *)(tile + d * HALF) + AHEAD_BYTES, _MM_HINT_T0);
+        _mm_prefetch((const char *)rows + AHEAD_BYTES, _MM_HINT_T0);
+        _mm_prefetch((const char *)rows + AHEAD_BYTES + 64, _MM_HINT_T0);
 #pragma GCC unroll 4
         for (int i = 0; i < TILE_INTERESTS; i++) {
-            __m256 q = _mm256_broadcast_ss(interests + d * TILE_INTERESTS + i);
+            __m256i p = _mm256_set1_epi32(word[i]), q = _mm256_set1_epi32(word[i + TILE_INTERESTS]);
+            __m256i ac = _mm256_add_epi16(_mm256_maddubs_epi16(a, p), _mm256_maddubs_epi16(c, q));
+            __m256i bd = _mm256_add_epi16(_mm256_maddubs_epi16(b, p), _mm256_maddubs_epi16(d, q));
 
-            low[i] = _mm256_fmadd_ps(x, q, low[i]);
-            high[i] = _mm256_fmadd_ps(y, q, high[i]);
+            first[i] = _mm256_add_epi32(first[i], _mm256_madd_epi16(ac, ones));
+            second[i] = _mm256_add_epi32(second[i], _mm256_madd_epi16(bd, ones));
         }
     }
 #pragma GCC unroll 4
     for (int i = 0; i < TILE_INTERESTS; i++) {
-        __m256 floor = _mm256_broadcast_ss(floors + i);
-        int below = _mm256_movemask_ps(_mm256_cmp_ps(low[i], floor, _CMP_GE_OQ));
-        int above = _mm256_movemask_ps(_mm256_cmp_ps(high[i], floor, _CMP_GE_OQ));
+        unsigned bits = bounds_avx2(first[i], g, i, about, 0, floors[i], low);
 
-        _mm256_store_ps(scores + i * TILE_ROWS, low[i]);
-        _mm256_store_ps(scores + i * TILE_ROWS + HALF, high[i]);
-        mask |= (uint64_t)(unsigned)(below | above << HALF) << (i * TILE_ROWS);
+        bits |= bounds_avx2(second[i], g, i, about, HALF, floors[i], low) << HALF;
+        mask |= (uint64_t)bits << (i * TILE_ROWS);
     }
     return mask;
 }
@@ -104,47 +191,46 @@ __attribute__((target("avx2,fma"))) static uint64_t screen_avx2(const uint32_t *
 
 /* ---- any processor -------------------------------------------------------------- */
 
-typedef float four __attribute__((vector_size(16)));
-typedef uint32_t four_words __attribute__((vector_size(16)));
-
-uint64_t screen_plain(const uint32_t *tile, const float *interests, size_t dim, const float *floors,
-                      float *scores)
+static void sums_plain(const unsigned char *tile, const int32_t *words, size_t dim,
+                       int32_t sums[TILE_ROWS])
 {
+    const signed char *v = (const signed char *)words;
+
+    memset(sums, 0, TILE_ROWS * sizeof *sums);
+    for (size_t w = 0; w < steps(dim) * (STEP / WORD); w++) {
+        for (size_t r = 0; r < TILE_ROWS; r++)
+            for (size_t j = 0; j < WORD; j++)
+                sums[r] += tile[r * WORD + j] * v[j];
+        tile += TILE_ROWS * WORD;
+        v += TILE_INTERESTS * WORD;
+    }
+}
+
+uint64_t screen_plain(const unsigned char *tile, const struct screen_group *g, size_t dim,
+                      const float *floors, float *low)
+{
+    const struct tile_rows *about = tile_rows(tile, dim);
     uint64_t mask = 0;
 
-    /* Four rows from each half of the tile at a time, so that the sums fit in 16 registers. */
-    for (int h = 0; h < HALF; h += 4) {
-        four low[TILE_INTERESTS] = {{0}}, high[TILE_INTERESTS] = {{0}};
+    for (size_t i = 0; i < TILE_INTERESTS; i++) {
+        int32_t sums[TILE_ROWS];
 
-        for (size_t d = 0; d < dim; d++) {
-            four_words words;
-            four x, y;
+        sums_plain(tile, g->words + i, dim, sums);
+        for (size_t r = 0; r < TILE_ROWS; r++) {
+            float score = (float)(sums[r] + g->offset[i]) * g->scale[i] * about->scale[r];
+            float bound = screen_bound(g, i, about, r);
 
-            memcpy(&words, tile + d * HALF + h, sizeof words);
-            x = (four)(words << 16);
-            y = (four)words;
-#pragma GCC unroll 4
-            for (int i = 0; i < TILE_INTERESTS; i++) {
-                float q = interests[d * TILE_INTERESTS + i];
-
-                low[i] += x * q;
-                high[i] += y * q;
-            }
-        }
-        for (int i = 0; i < TILE_INTERESTS; i++) {
-            memcpy(scores + i * TILE_ROWS + h, &low[i], sizeof low[i]);
-            memcpy(scores + i * TILE_ROWS + HALF + h, &high[i], sizeof high[i]);
+            low[i * TILE_ROWS + r] = score - bound;
+            mask |= (uint64_t)(score + bound >= floors[i]) << (i * TILE_ROWS + r);
         }
     }
-    for (int i = 0; i < TILE_INTERESTS * TILE_ROWS; i++)
-        mask |= (uint64_t)(scores[i] >= floors[i / TILE_ROWS]) << i;
     return mask;
 }
 
 screen_fn *screen_pick(void)
 {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    if (__builtin_cpu_supports("avx2"))
         return screen_avx2;
 #endif
     return screen_plain;

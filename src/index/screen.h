@@ -1,8 +1,16 @@
-/* screen.h - approximate scores of 16 rows for 4 interests at a time, and which reach a floor.
+/* screen.h - cheap scores of 16 rows for 4 interests at a time, with a proven bound on their error.
  *
- * A tile holds 16 rows as bfloat16, two to a word, dimension by dimension, so that it is read once,
- * front to back, with nothing to rearrange. It takes half the memory of the vectors. How far it is
- * off is measured when it is made; what it lets through is scored again from the vectors. */
+ * Rows and interests are rounded to 7-bit integers, each with a scale of its own, and multiplied as
+ * integers. A tile holds 16 rows so, four dimensions to a word, in the order in which they are
+ * read. It takes little more than a quarter of the memory of the vectors.
+ *
+ * With row x ~ s w and interest q ~ t v (s, t scales; w, v integers) and their residuals measured
+ * when they are packed, e = |x - s w| and d = |q - t v|, the cheap score a = s t (v . w) differs
+ * from q . x by at most
+ *
+ *     |q| e + d (|x| + e)
+ *
+ * to which the bound adds what float32 arithmetic may lose, here and in vec_dot. */
 #ifndef RECALLD_INDEX_SCREEN_H
 #define RECALLD_INDEX_SCREEN_H
 
@@ -11,22 +19,45 @@
 
 #define TILE_ROWS 16
 #define TILE_INTERESTS 4
+#define SCREEN_DIM_MAX 4096 /* sums of more products need not be exact as float32 */
 
-/* Words of one tile: word 8 * d + l holds dimension d of row l (low half) and row l + 8 (high). */
-static inline size_t tile_words(size_t dim)
+/* What is known of the rows of a tile, beside their integers. Zero for rows that do not exist. */
+struct tile_rows {
+    float scale[TILE_ROWS]; /* s */
+    float error[TILE_ROWS]; /* e */
+    float size[TILE_ROWS];  /* |x| + e */
+};
+
+/* Four interests, packed. */
+struct screen_group {
+    int32_t *words;                 /* word 4 * g + i: dimensions 4 g .. 4 g + 3 of interest i */
+    int32_t offset[TILE_INTERESTS]; /* takes back that rows are stored without a sign */
+    float scale[TILE_INTERESTS];    /* t */
+    float by_error[TILE_INTERESTS], by_size[TILE_INTERESTS]; /* the bound: see screen_bound */
+};
+
+size_t tile_bytes(size_t dim);   /* a multiple of 64 */
+size_t screen_words(size_t dim); /* of struct screen_group */
+
+/* Packs n <= 16 rows of finite numbers into a tile, which is 64-byte aligned. */
+void tile_pack(unsigned char *tile, const float *rows, size_t n, size_t dim);
+const struct tile_rows *tile_rows(const unsigned char *tile, size_t dim);
+
+/* Puts a finite interest, or NULL for none, at place i of a group. */
+void screen_pack(struct screen_group *g, size_t i, const float *interest, size_t dim);
+
+/* How far the cheap score of row r for interest i may be from its final score (vec_dot). */
+static inline float screen_bound(const struct screen_group *g, size_t i,
+                                 const struct tile_rows *rows, size_t r)
 {
-    return dim * (TILE_ROWS / 2);
+    return g->by_error[i] * rows->error[r] + g->by_size[i] * rows->size[r];
 }
 
-/* Packs n <= 16 rows; the others are zero. Returns the largest squared Euclidean distance between a
- * row and what the tile has of it. */
-double tile_pack(uint32_t *tile, const float *rows, size_t n, size_t dim);
-
-/* scores[16 * i + r] = tile row r . interest i, where interests[4 * d + i] is dimension d of
- * interest i. Returns a mask: bit 16 * i + r tells whether that score is >= floors[i] (NaN: never).
- * All pointers but `floors` are 32-byte aligned. */
-typedef uint64_t screen_fn(const uint32_t *tile, const float *interests, size_t dim,
-                           const float *floors, float *scores);
+/* low[16 * i + r] = the least that the final score of row r for interest i can be. Returns a mask:
+ * bit 16 * i + r tells whether the most it can be is >= floors[i] (NaN: never). `low` is 32-byte
+ * aligned. All implementations agree to the bit. */
+typedef uint64_t screen_fn(const unsigned char *tile, const struct screen_group *g, size_t dim,
+                           const float *floors, float *low);
 /* The fastest this processor can do; and what any can. */
 screen_fn *screen_pick(void);
 screen_fn screen_plain;

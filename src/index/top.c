@@ -98,20 +98,30 @@ void top_init(struct top *t, uint64_t *room, size_t k, float slack)
     *t = (struct top){room, 0, k, k > 0 ? -INFINITY : NAN, slack};
 }
 
-void top_prune(struct top *t)
+uint64_t top_least(const struct top *t)
 {
-    size_t kept = t->k;
-    uint64_t least;
+    return smallest(t->keys, t->n);
+}
 
-    if (t->n <= t->k)
-        return;
-    select_largest(t->keys, t->n, t->k);
-    t->floor = nextafterf(key_score(smallest(t->keys, t->k)) - t->slack, -INFINITY);
-    least = make_key(t->floor, UINT32_MAX);
+void top_drop(struct top *t)
+{
+    float kth = key_score(smallest(t->keys, t->k));
+    uint64_t least = make_key(nextafterf(kth - t->slack, -INFINITY), UINT32_MAX);
+    size_t kept = t->k;
+
+    t->floor = fmaxf(t->floor, kth);
     for (size_t i = t->k; i < t->n; i++)
         if (t->keys[i] >= least)
             t->keys[kept++] = t->keys[i];
     t->n = kept;
+}
+
+void top_prune(struct top *t)
+{
+    if (t->n <= t->k)
+        return;
+    select_largest(t->keys, t->n, t->k);
+    top_drop(t);
 }
 
 void top_cut(struct top *t)
@@ -120,9 +130,7 @@ void top_cut(struct top *t)
         return;
     select_largest(t->keys, t->n, t->k);
     t->n = t->k;
-    t->floor = key_score(smallest(t->keys, t->k));
-    if (t->slack > 0)
-        t->floor = nextafterf(t->floor - t->slack, -INFINITY);
+    t->floor = fmaxf(t->floor, key_score(smallest(t->keys, t->k)));
 }
 
 size_t top_finish(struct top *t, struct hit *hits)

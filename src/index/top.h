@@ -15,21 +15,25 @@
 struct top {
     uint64_t *keys;
     size_t n, k;
-    float floor; /* a row that scores less cannot be among the k best; NaN: nothing is wanted */
-    float slack; /* how far two scores may deceive about their order; 0 = scores are final */
+    float floor; /* a row whose score is below cannot be among the k best; NaN: nothing is wanted */
+    float slack; /* entries are low ends of scores: how far above one its score may be; 0 = final */
 };
 
 /* Entries a buffer must have room for. */
 static inline size_t top_room(size_t k)
 {
-    return 2 * k + 64;
+    return 4 * k + 64;
 }
 
 void top_init(struct top *t, uint64_t *room, size_t k, float slack);
-/* Throws out what is more than `slack` below the k-th best. */
+/* Throws out, from behind the first k entries, what cannot be better than all of those. */
+void top_drop(struct top *t);
+/* The same behind the k best as the entries stand. */
 void top_prune(struct top *t);
 /* Keeps the k best as the scores stand: for final scores. */
 void top_cut(struct top *t);
+/* The least of the entries; there must be one. */
+uint64_t top_least(const struct top *t);
 /* Writes the k best, in order; returns how many there are. Scores must be final. */
 size_t top_finish(struct top *t, struct hit *hits);
 
