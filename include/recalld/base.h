@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define WARN_UNUSED __attribute__((warn_unused_result))
 #define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
@@ -35,7 +36,7 @@ enum err_code {
 /* A code for programs, a text with file, key and offset for people. */
 struct err {
     enum err_code code;
-    char text[512];
+    char text[512]; /* UTF-8, whatever it quotes */
 };
 /* clang-format off */
 #define ERR_INIT {ERR_NONE, ""}
@@ -132,10 +133,31 @@ struct buf {
 /* clang-format off */
 #define BUF_INIT {NULL, 0, 0}
 /* clang-format on */
-void buf_reserve(struct buf *b, size_t more);
-void buf_put(struct buf *b, const void *bytes, size_t len);
+void buf_grow(struct buf *b, size_t more); /* use buf_reserve */
+
+/* Inline, because answers are written by many short pieces of known length. */
+static inline void buf_reserve(struct buf *b, size_t more)
+{
+    if (more > b->cap - b->len)
+        buf_grow(b, more);
+}
+
+static inline void buf_put(struct buf *b, const void *bytes, size_t len)
+{
+    if (len == 0)
+        return;
+    buf_reserve(b, len);
+    memcpy(b->p + b->len, bytes, len);
+    b->len += len;
+}
+
+static inline void buf_putc(struct buf *b, char c)
+{
+    buf_reserve(b, 1);
+    b->p[b->len++] = c;
+}
+
 void buf_puts(struct buf *b, const char *s);
-void buf_putc(struct buf *b, char c);
 void buf_printf(struct buf *b, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void buf_vprintf(struct buf *b, const char *fmt, va_list args) PRINTF_LIKE(2, 0);
 void buf_u64(struct buf *b, uint64_t v);
@@ -163,13 +185,21 @@ bool parse_bool(const char *s, size_t len, bool *out) WARN_UNUSED;
 
 /* Errors name the path: ERR_NOT_FOUND when there is no such file or folder, otherwise ERR_IO. */
 
-/* A file mapped read-only. An empty file has bytes == NULL, len == 0. */
+/* A file's bytes, not to be written to. An empty file has bytes == NULL, len == 0. */
 struct mapped {
     const uint8_t *bytes;
     size_t len;
 };
+/* The file itself, mapped: whoever changes it changes these bytes, and whoever shortens it ends the
+ * process that reads behind the new end. For tools. */
 int file_map(struct mapped *m, const char *path, struct err *err) WARN_UNUSED;
-void file_unmap(struct mapped *m);
+/* Read into memory of its own: what becomes of the file afterwards makes no difference. For what a
+ * service goes on using. */
+int file_load(struct mapped *m, const char *path, struct err *err) WARN_UNUSED;
+/* Of loaded bytes: gives back all pages but those that hold `len` bytes at `keep`, which lie
+ * within; *m becomes what is left. */
+void file_keep(struct mapped *m, const void *keep, size_t len);
+void file_unmap(struct mapped *m); /* of either kind */
 /* The whole file into `out` (appended); more than `max` bytes is ERR_LIMIT. */
 int file_read(const char *path, size_t max, struct buf *out, struct err *err) WARN_UNUSED;
 /* Written beside, synced, then renamed: readers see the old bytes or the new ones, never half. */

@@ -21,6 +21,18 @@ struct hit {
     float score;
 };
 
+/* One integer that is larger the better a hit is: by score, then the smaller row; never 0. Adding
+ * zero turns -0 into 0. */
+static inline uint64_t hit_order(float score, uint32_t row)
+{
+    uint32_t bits;
+
+    score = score + 0.0f;
+    memcpy(&bits, &score, sizeof bits);
+    bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return (uint64_t)bits << 32 | (uint32_t)~row;
+}
+
 /* The item vectors as they are scored (normalised already where the model says so). Borrowed. */
 struct vectors {
     const float *data; /* (rows, dim) row-major, finite */
@@ -55,6 +67,10 @@ struct index_spec {
     int effort;          /* efSearch or nprobe at effort 1.0; 0 where the engine has none */
     const struct index_shard *shards;
     size_t n_shards;
+    /* How the file of shard `i` comes into memory, verified perhaps; NULL = file_load of its path.
+     * The engine unmaps it. */
+    int (*load)(void *arg, size_t i, struct mapped *m, struct err *err);
+    void *arg;
 };
 
 struct index;

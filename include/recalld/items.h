@@ -36,6 +36,10 @@ uint32_t items_last_row(const struct items *it);
 uint32_t items_row(const struct items *it, const char *id, size_t len);
 /* NULL when the row has no id; not NUL-terminated. */
 const char *items_id(const struct items *it, uint32_t row, size_t *len);
+/* The same for n rows, rows[0], rows[stride bytes further] ..., with the waiting for memory
+ * overlapped: the ids are on their way into the cache on return. */
+void items_ids(const struct items *it, const uint32_t *rows, size_t stride, size_t n,
+               struct str *ids);
 
 size_t items_attributes(const struct items *it);
 const char *items_attribute_name(const struct items *it, size_t attribute);

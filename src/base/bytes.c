@@ -65,7 +65,7 @@ bool reader_line(struct reader *r, const char **line, size_t *len)
 
 /* ---- buf ----------------------------------------------------------------------- */
 
-static void grow(struct buf *b, size_t more)
+void buf_grow(struct buf *b, size_t more)
 {
     size_t wanted, cap = b->cap < 64 ? 64 : b->cap;
 
@@ -79,30 +79,9 @@ static void grow(struct buf *b, size_t more)
     b->cap = cap;
 }
 
-void buf_reserve(struct buf *b, size_t more)
-{
-    if (more > b->cap - b->len)
-        grow(b, more);
-}
-
-void buf_put(struct buf *b, const void *bytes, size_t len)
-{
-    if (len == 0)
-        return;
-    buf_reserve(b, len);
-    memcpy(b->p + b->len, bytes, len);
-    b->len += len;
-}
-
 void buf_puts(struct buf *b, const char *s)
 {
     buf_put(b, s, strlen(s));
-}
-
-void buf_putc(struct buf *b, char c)
-{
-    buf_reserve(b, 1);
-    b->p[b->len++] = c;
 }
 
 void buf_vprintf(struct buf *b, const char *fmt, va_list args)
@@ -144,6 +123,25 @@ static void put_escaped(struct buf *b, char c)
     buf_putc(b, letters[known - raw]);
 }
 
+static bool is_plain(unsigned char c)
+{
+    return c >= 0x20 && c != '"' && c != '\\';
+}
+
+/* True when none of eight bytes needs escaping: a byte below 0x20, or one that is zero after '"' or
+ * '\\' is taken out of it, borrows into its highest bit. */
+static bool eight_plain(const char *s)
+{
+    const uint64_t ones = 0x0101010101010101u, high = 0x8080808080808080u;
+    uint64_t w, quote, slash;
+
+    memcpy(&w, s, sizeof w);
+    quote = w ^ ones * '"';
+    slash = w ^ ones * '\\';
+    return ((((w - ones * 0x20) & ~w) | ((quote - ones) & ~quote) | ((slash - ones) & ~slash)) &
+            high) == 0;
+}
+
 /* Runs that need no escaping, nearly always all of `s`, are copied in one piece. */
 void buf_json(struct buf *b, const char *s, size_t len)
 {
@@ -154,7 +152,9 @@ void buf_json(struct buf *b, const char *s, size_t len)
     while (i < len) {
         size_t run = i;
 
-        while (run < len && (unsigned char)s[run] >= 0x20 && s[run] != '"' && s[run] != '\\')
+        while (len - run >= 8 && eight_plain(s + run))
+            run += 8;
+        while (run < len && is_plain((unsigned char)s[run]))
             run++;
         buf_put(b, s + i, run - i);
         if (run < len)

@@ -20,6 +20,21 @@ static void drop_cut_character(char *text, size_t len)
     }
 }
 
+/* Nor could one that quotes bytes from outside, or part of such a text: what is no character
+ * becomes '?'. */
+static void mend(char *text)
+{
+    while (*text != '\0') {
+        size_t left = strnlen(text, 4), len = 1;
+
+        while (len <= left && !utf8_valid(text, len))
+            len++;
+        if (len > left)
+            *text = '?';
+        text += len > left ? 1 : len;
+    }
+}
+
 int err_set(struct err *err, enum err_code code, const char *fmt, ...)
 {
     va_list args;
@@ -33,6 +48,7 @@ int err_set(struct err *err, enum err_code code, const char *fmt, ...)
     va_end(args);
     if (n >= (int)sizeof err->text)
         drop_cut_character(err->text, sizeof err->text - 1);
+    mend(err->text);
     return -1;
 }
 
@@ -53,6 +69,7 @@ int err_prefix(struct err *err, const char *fmt, ...)
         text[sizeof text - 1] = '\0';
         drop_cut_character(text, sizeof text - 1);
     }
+    mend(text);
     memcpy(err->text, text, sizeof text);
     return -1;
 }

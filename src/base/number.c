@@ -61,8 +61,10 @@ static int exponent10(double d)
     return e;
 }
 
+#define DIGITS_ROOM 18 /* nine, and nine more that `copy` may touch */
+
 /* The nine digits of `m` < 1e9; returns how many are left without trailing zeros. */
-static int put_digits(char digits[9], uint32_t m)
+static int put_digits(char digits[DIGITS_ROOM], uint32_t m)
 {
     int n = 9;
 
@@ -76,17 +78,19 @@ static int put_digits(char digits[9], uint32_t m)
     return n;
 }
 
+/* Copies nine bytes, of which n <= 9 are wanted: one length, known to the compiler, is faster than
+ * the right one. There must be room. */
 static char *copy(char *out, const char *bytes, int n)
 {
-    memcpy(out, bytes, (size_t)n);
+    memcpy(out, bytes, 9);
     return out + n;
 }
 
 /* 1e-5 <= value < 1e9. `digits` are padded with zeros to nine. */
-static char *put_fixed(char *p, const char digits[9], int n, int e)
+static char *put_fixed(char *p, const char *digits, int n, int e)
 {
     if (e < 0) {
-        p = copy(p, "0.0000", 1 - e);
+        p = copy(p, "0.000000", 1 - e);
         return copy(p, digits, n);
     }
     p = copy(p, digits, e + 1);
@@ -97,7 +101,7 @@ static char *put_fixed(char *p, const char digits[9], int n, int e)
     return p;
 }
 
-static char *put_scientific(char *p, const char digits[9], int n, int e)
+static char *put_scientific(char *p, const char *digits, int n, int e)
 {
     *p++ = digits[0];
     if (n > 1) {
@@ -107,7 +111,8 @@ static char *put_scientific(char *p, const char digits[9], int n, int e)
     *p++ = 'e';
     if (e < 0)
         *p++ = '-';
-    return copy(p, pairs + 2 * (e < 0 ? -e : e), 2);
+    memcpy(p, pairs + 2 * (e < 0 ? -e : e), 2);
+    return p + 2;
 }
 
 /* Nine digits tell apart floats that are 6e-8 of their size apart; scaling in double is wrong by
@@ -115,7 +120,7 @@ static char *put_scientific(char *p, const char digits[9], int n, int e)
 void buf_f32(struct buf *b, float v)
 {
     double d = fabs((double)v);
-    char digits[9], *p;
+    char digits[DIGITS_ROOM] = {0}, *p;
     uint32_t m;
     int e, n;
 

@@ -155,7 +155,7 @@ static void score_entries(const struct batch *b, size_t lane, size_t from, size_
         if (i + PREFETCH_AHEAD < to)
             prefetch_row(v, key_row(keys[i + PREFETCH_AHEAD]));
         score = vec_dot(b->lanes[lane].interest, v->data + (size_t)row * v->dim, v->dim);
-        keys[i] = make_key(score, row);
+        keys[i] = hit_order(score, row);
     }
 }
 

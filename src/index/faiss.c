@@ -32,22 +32,30 @@ struct faiss_shards {
 
 /* ---- opening -------------------------------------------------------------------- */
 
-static int open_shard(struct index *ix, struct faiss_shards *f, const struct index_shard *s,
-                      const char *factory, struct err *err)
+static int load_shard(const struct index_spec *spec, size_t i, struct mapped *m, struct err *err)
 {
+    const struct index_shard *s = &spec->shards[i];
+
+    if (s->path == NULL || s->rows == 0)
+        return err_set(err, ERR_USAGE, "a faiss shard needs a file and at least one row");
+    return spec->load == NULL ? file_load(m, s->path, err) : spec->load(spec->arg, i, m, err);
+}
+
+static int open_shard(struct index *ix, struct faiss_shards *f, const struct index_spec *spec,
+                      size_t i, struct err *err)
+{
+    const struct index_shard *s = &spec->shards[i];
     char why[WHY_MAX] = "";
     struct factory kind;
     struct mapped file;
     FaissIndex *index = NULL;
 
-    if (s->path == NULL || s->rows == 0)
-        return err_set(err, ERR_USAGE, "a faiss shard needs a file and at least one row");
-    if (file_map(&file, s->path, err) == -1)
+    if (load_shard(spec, i, &file, err) == -1)
         return -1;
     if (layout_check(s->path, file.bytes, file.len, ix->v.data + (size_t)s->first_row * ix->v.dim,
                      ix->v.dim, s->rows, &kind, err) == 0) {
         if (!factory_equal(&kind, &f->kind))
-            err_set(err, ERR_FORMAT, "%s: the index is not %s", s->path, factory);
+            err_set(err, ERR_FORMAT, "%s: the index is not %s", s->path, spec->factory);
         else if ((index = extra_read(file.bytes, file.len, why, sizeof why)) == NULL)
             err_set(err, ERR_FORMAT, "%s: %s", s->path, why);
     }
@@ -77,7 +85,7 @@ static int faiss_open(struct index *ix, const struct index_spec *spec, struct er
         return err_set(err, ERR_USAGE, "index factory %s needs %s", spec->factory,
                        index_effort_name(spec->factory));
     for (size_t i = 0; i < spec->n_shards; i++)
-        if (open_shard(ix, f, &spec->shards[i], spec->factory, err) == -1)
+        if (open_shard(ix, f, spec, i, err) == -1)
             return -1;
     return 0;
 }

@@ -106,7 +106,7 @@ uint64_t top_least(const struct top *t)
 void top_drop(struct top *t)
 {
     float kth = key_score(smallest(t->keys, t->k));
-    uint64_t least = make_key(nextafterf(kth - t->slack, -INFINITY), UINT32_MAX);
+    uint64_t least = hit_order(nextafterf(kth - t->slack, -INFINITY), UINT32_MAX);
     size_t kept = t->k;
 
     t->floor = fmaxf(t->floor, kth);

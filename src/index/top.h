@@ -2,7 +2,7 @@
  *
  * Entries are gathered in a buffer with room for more than k; when it is full, those that can no
  * longer be among the k best are thrown out. That costs a few nanoseconds per entry where a heap of
- * 200 costs tens. An entry is one integer that sorts as (score descending, row ascending) should.
+ * 200 costs tens. An entry is a hit_order.
  */
 #ifndef RECALLD_INDEX_TOP_H
 #define RECALLD_INDEX_TOP_H
@@ -42,17 +42,6 @@ static inline bool top_full(const struct top *t)
     return t->n == top_room(t->k);
 }
 
-/* A float's bits, changed so that larger floats are larger integers. Adding zero turns -0 into 0.
- */
-static inline uint32_t score_bits(float score)
-{
-    uint32_t bits;
-
-    score = score + 0.0f;
-    memcpy(&bits, &score, sizeof bits);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
 static inline float key_score(uint64_t key)
 {
     uint32_t bits = (uint32_t)(key >> 32);
@@ -68,15 +57,10 @@ static inline uint32_t key_row(uint64_t key)
     return ~(uint32_t)key;
 }
 
-static inline uint64_t make_key(float score, uint32_t row)
-{
-    return (uint64_t)score_bits(score) << 32 | (uint32_t)~row;
-}
-
 /* There must be room. */
 static inline void top_add(struct top *t, float score, uint32_t row)
 {
-    t->keys[t->n++] = make_key(score, row);
+    t->keys[t->n++] = hit_order(score, row);
 }
 
 /* A final score: makes room by itself. NaN is never among the best. */

@@ -46,10 +46,11 @@ static int append(struct codes *c, uint32_t code, struct err *err)
     return 0;
 }
 
-static bool has_code(const uint32_t *codes, size_t n, uint32_t code)
+/* Among the codes from `from` on. */
+static bool has_code(const struct codes *c, size_t from, uint32_t code)
 {
-    for (size_t i = 0; i < n; i++)
-        if (codes[i] == code)
+    for (size_t i = from; i < c->n; i++)
+        if (c->p[i] == code)
             return true;
     return false;
 }
@@ -64,7 +65,7 @@ static int add_value(struct attribute *a, const char *text, size_t len, size_t f
         return err_set(err, ERR_FORMAT, "a value %s", fault);
     if (names_add(&a->values, text, len, &code, err) == -1)
         return -1;
-    if (has_code(a->codes.p + from, a->codes.n - from, code))
+    if (has_code(&a->codes, from, code))
         return 0;
     if (a->codes.n - from >= VALUES_PER_ITEM_MAX)
         return err_set(err, ERR_LIMIT, "more than %d values", VALUES_PER_ITEM_MAX);

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define AHEAD 16 /* look-ups under way at once */
+
 struct items {
     struct names ids;
     uint32_t first_row;
@@ -287,6 +289,20 @@ const char *items_id(const struct items *it, uint32_t row, size_t *len)
     return row < it->first_row ? NULL : names_text(&it->ids, row - it->first_row, len);
 }
 
+void items_ids(const struct items *it, const uint32_t *rows, size_t stride, size_t n,
+               struct str *ids)
+{
+    const char *at = (const char *)rows;
+
+    for (size_t i = 0; i < n; i++) {
+        if (i + AHEAD < n)
+            names_prefetch(&it->ids, *(const uint32_t *)(at + AHEAD * stride) - it->first_row);
+        ids[i].p = items_id(it, *(const uint32_t *)at, &ids[i].len);
+        __builtin_prefetch(ids[i].p);
+        at += stride;
+    }
+}
+
 /* ---- attributes ------------------------------------------------------------------ */
 
 size_t items_attributes(const struct items *it)
@@ -331,7 +347,7 @@ const uint32_t *items_values(const struct items *it, size_t attribute, uint32_t 
         return NULL;
     row -= it->first_row;
     *n = a->starts.p[row + 1] - a->starts.p[row];
-    return a->codes.p + a->starts.p[row];
+    return *n > 0 ? a->codes.p + a->starts.p[row] : NULL;
 }
 
 const uint32_t *items_postings(const struct items *it, size_t attribute, uint32_t code, size_t *n)

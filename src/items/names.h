@@ -36,6 +36,12 @@ void names_clear(struct names *s);
 
 uint32_t names_find(const struct names *s, const char *text, size_t len); /* or ITEMS_NONE */
 const char *names_text(const struct names *s, uint32_t number, size_t *len);
+/* A hint that names_text will be asked for it; any number is allowed. */
+static inline void names_prefetch(const struct names *s, uint32_t number)
+{
+    if (number < s->n)
+        __builtin_prefetch(&s->starts[number]);
+}
 size_t names_memory(const struct names *s);
 
 #endif

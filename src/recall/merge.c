@@ -11,58 +11,83 @@
 
 struct walk {
     const struct merge *m;
-    size_t *next; /* per list */
+    size_t *next;    /* per list */
+    uint64_t *heads; /* per list: hit_order of what comes next, 0 at its end */
     struct row_set *seen;
 };
 
-/* Better score first; equal scores by row; the same row from two lists: the lower list. */
-static bool hit_before(const struct hit *a, const struct hit *b)
-{
-    return a->score > b->score || (a->score == b->score && a->row < b->row);
-}
-
-static void walk_start(struct walk *w, const struct merge *m, struct arena *scratch)
-{
-    size_t total = 0;
-
-    for (int i = 0; i < m->n_lists; i++)
-        total += m->found[i];
-    w->m = m;
-    w->next = arena_alloc(scratch, (size_t)m->n_lists * sizeof *w->next);
-    memset(w->next, 0, (size_t)m->n_lists * sizeof *w->next);
-    w->seen = row_set_copy(scratch, m->excluded, total);
-}
-
 static const struct hit *walk_head(const struct walk *w, int list)
 {
-    if (w->next[list] >= w->m->found[list])
-        return NULL;
     return &w->m->hits[(size_t)list * w->m->k + w->next[list]];
+}
+
+static void walk_to(struct walk *w, int list, size_t next)
+{
+    w->next[list] = next;
+    w->heads[list] = 0;
+    if (next < w->m->found[list]) {
+        const struct hit *head = walk_head(w, list);
+
+        w->heads[list] = hit_order(head->score, head->row);
+    }
+}
+
+static void walk_rewind(struct walk *w)
+{
+    for (int i = 0; i < w->m->n_lists; i++)
+        walk_to(w, i, 0);
+}
+
+/* `most`: rows that will be seen at most. */
+static void walk_start(struct walk *w, const struct merge *m, size_t most, struct arena *scratch)
+{
+    w->m = m;
+    w->next = arena_alloc(scratch, (size_t)m->n_lists * sizeof *w->next);
+    w->heads = arena_alloc(scratch, (size_t)m->n_lists * sizeof *w->heads);
+    w->seen = row_set_copy(scratch, m->excluded, most);
+    walk_rewind(w);
+}
+
+/* Better score first; equal scores by row; the same row from two lists: the lower list. */
+static int walk_best(const struct walk *w)
+{
+    uint64_t best = 0;
+    int from = -1;
+
+    for (int i = 0; i < w->m->n_lists; i++) {
+        bool better = w->heads[i] > best;
+
+        from = better ? i : from;
+        best = better ? w->heads[i] : best;
+    }
+    return from;
 }
 
 /* The best row not seen yet, or false when all lists are at their end. */
 static bool walk_next(struct walk *w, struct pick *out)
 {
     for (;;) {
-        const struct hit *best = NULL;
-        int from = -1;
+        int from = walk_best(w);
+        const struct hit *best;
 
-        for (int i = 0; i < w->m->n_lists; i++) {
-            const struct hit *head = walk_head(w, i);
-
-            if (head != NULL && (best == NULL || hit_before(head, best))) {
-                best = head;
-                from = i;
-            }
-        }
-        if (best == NULL)
+        if (from == -1)
             return false;
-        w->next[from]++;
+        best = walk_head(w, from);
+        walk_to(w, from, w->next[from] + 1);
         if (row_set_add(w->seen, best->row)) {
             *out = (struct pick){best->row, best->score, from};
             return true;
         }
     }
+}
+
+static size_t all_found(const struct merge *m)
+{
+    size_t total = 0;
+
+    for (int i = 0; i < m->n_lists; i++)
+        total += m->found[i];
+    return total;
 }
 
 static int by_score_then_row(const void *pa, const void *pb)
@@ -81,7 +106,7 @@ static size_t merge_max(const struct merge *m, struct arena *scratch, struct pic
     struct walk w;
     size_t n = 0;
 
-    walk_start(&w, m, scratch);
+    walk_start(&w, m, m->n, scratch);
     while (n < m->n && walk_next(&w, &out[n]))
         n++;
     return n;
@@ -100,21 +125,20 @@ static size_t merge_quota(const struct merge *m, struct arena *scratch, struct p
 
     if (share > m->min_per_interest)
         share = m->min_per_interest;
-    walk_start(&w, m, scratch);
+    walk_start(&w, m, m->n, scratch);
     for (size_t round = 0; round < share; round++)
-        for (int i = 0; i < m->n_lists; i++) {
-            const struct hit *head;
+        for (int i = 0; i < m->n_lists; i++)
+            while (w.heads[i] != 0) {
+                const struct hit *head = walk_head(&w, i);
 
-            while ((head = walk_head(&w, i)) != NULL) {
-                w.next[i]++;
+                walk_to(&w, i, w.next[i] + 1);
                 if (row_set_add(w.seen, head->row)) {
                     out[n++] = (struct pick){head->row, head->score, i};
                     break;
                 }
             }
-        }
     /* The rest by best score over all lists: a row passed over above may come again in another. */
-    memset(w.next, 0, (size_t)m->n_lists * sizeof *w.next);
+    walk_rewind(&w);
     while (n < m->n && walk_next(&w, &out[n]))
         n++;
     qsort(out, n, sizeof *out, by_score_then_row);
@@ -126,15 +150,13 @@ static size_t merge_quota(const struct merge *m, struct arena *scratch, struct p
 static size_t merge_diverse(const struct merge *m, struct arena *scratch, struct pick *out)
 {
     struct walk w;
-    size_t total = 0, n_pool = 0;
+    size_t total = all_found(m), n_pool = 0;
     struct pick *pool;
 
     if (m->items == NULL || m->attribute < 0)
         return merge_max(m, scratch, out);
-    for (int i = 0; i < m->n_lists; i++)
-        total += m->found[i];
     pool = arena_alloc(scratch, (total + 1) * sizeof *pool);
-    walk_start(&w, m, scratch);
+    walk_start(&w, m, total, scratch);
     while (walk_next(&w, &pool[n_pool]))
         n_pool++;
     return diverse_picks(m, pool, n_pool, scratch, out);

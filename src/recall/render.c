@@ -115,7 +115,7 @@ static void put_found_by(struct buf *b, const struct recall_call *c, uint32_t ro
 }
 
 /* A popular item has no score and no interest: the keys are left out. */
-static void put_items(struct buf *b, const struct recall_call *c)
+static void put_items(struct buf *b, const struct recall_call *c, const struct str *ids)
 {
     PUT(b, ",\"items\":[");
     for (size_t i = 0; i < c->n_picks; i++) {
@@ -123,8 +123,8 @@ static void put_items(struct buf *b, const struct recall_call *c)
 
         if (i > 0)
             buf_putc(b, ',');
-        buf_putc(b, '{');
-        put_id(b, c, p->row);
+        PUT(b, "{\"id\":");
+        buf_json(b, ids[i].p, ids[i].len);
         if (c->source == SOURCE_MODEL) {
             PUT(b, ",\"score\":");
             buf_f32(b, p->score);
@@ -246,11 +246,14 @@ static void put_vectors(struct buf *b, const struct recall_call *c)
 
 void render_answer(struct recall_call *c)
 {
+    struct str *ids = arena_alloc(&c->arena, (c->n_picks + 1) * sizeof *ids);
     struct buf *b = &c->answer;
 
+    if (c->n_picks > 0)
+        items_ids(bundle_items(c->bundle), &c->picks->row, sizeof *c->picks, c->n_picks, ids);
     b->len = 0;
     put_head(b, c);
-    put_items(b, c);
+    put_items(b, c, ids);
     if (c->explain)
         put_explain(b, c);
     if (c->vectors)

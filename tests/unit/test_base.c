@@ -81,6 +81,17 @@ static void a_text_that_just_fits_is_not_cut(void **state)
     assert_string_equal(err.text, text);
 }
 
+static void what_a_text_quotes_is_made_utf8(void **state)
+{
+    struct err err = ERR_INIT;
+
+    (void)state;
+    err_set(&err, ERR_FORMAT, "%.3s near \xff\xe2\x82", "a\xc3\xa9\xc3\xa9");
+    assert_string_equal(err.text, "a\xc3\xa9 near ???");
+    err_prefix(&err, "%.2s: ", "b\xe2\x82\xac");
+    assert_string_equal(err.text, "b?: a\xc3\xa9 near ???");
+}
+
 /* ---- log lines ----------------------------------------------------------------- */
 
 /* Runs one log call with stderr going into `out`. */
@@ -370,6 +381,7 @@ int main(void)
         cmocka_unit_test(a_cleared_error_takes_a_new_cause),
         cmocka_unit_test(a_text_that_is_too_long_is_cut_between_characters),
         cmocka_unit_test(a_text_that_just_fits_is_not_cut),
+        cmocka_unit_test(what_a_text_quotes_is_made_utf8),
         cmocka_unit_test(a_log_line_is_time_level_event_and_text),
         cmocka_unit_test(lines_below_the_least_level_are_not_written),
         cmocka_unit_test(a_json_log_line_is_one_object),

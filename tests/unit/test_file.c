@@ -1,4 +1,4 @@
-/* test_file.c - files mapped, read, and replaced in one step. */
+/* test_file.c - files mapped, loaded, read, and replaced in one step. */
 #include "recalld/base.h"
 
 #include <dirent.h>
@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -117,7 +118,7 @@ static void a_file_that_cannot_be_written_is_an_error_with_its_path(void **state
     free(path);
 }
 
-static void an_empty_file_maps_to_no_bytes(void **state)
+static void an_empty_file_has_no_bytes(void **state)
 {
     char *path = in_dir("empty");
     struct err err = ERR_INIT;
@@ -128,6 +129,95 @@ static void an_empty_file_maps_to_no_bytes(void **state)
     assert_int_equal(file_map(&m, path, &err), 0);
     assert_null(m.bytes);
     assert_int_equal(m.len, 0);
+    m = (struct mapped){(const uint8_t *)"x", 1};
+    assert_int_equal(file_load(&m, path, &err), 0);
+    assert_null(m.bytes);
+    assert_int_equal(m.len, 0);
+    free(path);
+}
+
+static void loaded_bytes_stay_whatever_becomes_of_the_file(void **state)
+{
+    char *path = in_dir("loaded");
+    struct err err = ERR_INIT;
+    struct mapped m;
+    FILE *f;
+
+    (void)state;
+    assert_int_equal(file_write(path, "hello\0you", 9, &err), 0);
+    assert_int_equal(file_load(&m, path, &err), 0);
+    f = fopen(path, "r+");
+    assert_int_equal(fwrite("other", 1, 5, f), 5); /* in place */
+    assert_int_equal(fflush(f), 0);
+    assert_int_equal(ftruncate(fileno(f), 2), 0);
+    fclose(f);
+    assert_int_equal(m.len, 9);
+    assert_memory_equal(m.bytes, "hello\0you", 9);
+    file_unmap(&m);
+    assert_null(m.bytes);
+    file_unmap(&m);
+    free(path);
+}
+
+static bool is_mapped(const uint8_t *page)
+{
+    unsigned char resident;
+
+    return mincore((void *)(uintptr_t)page, 1, &resident) == 0;
+}
+
+/* Of `pages` pages and a bit, keeps the bytes from `from` on. */
+static void check_keep(const char *path, size_t from, size_t len)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), size = 8 * page + 100;
+    size_t first = from / page, last = (from + len - 1) / page;
+    uint8_t *bytes = xmalloc(size);
+    struct err err = ERR_INIT;
+    struct mapped m, all;
+
+    for (size_t i = 0; i < size; i++)
+        bytes[i] = (uint8_t)(i * 31 >> 4);
+    assert_int_equal(file_write(path, bytes, size, &err), 0);
+    assert_int_equal(file_load(&m, path, &err), 0);
+    all = m;
+    file_keep(&m, all.bytes + from, len);
+    assert_memory_equal(all.bytes + from, bytes + from, len);
+    for (size_t i = 0; i < 9; i++)
+        assert_int_equal(is_mapped(all.bytes + i * page), i >= first && i <= last);
+    assert_int_equal(m.len, (last - first + 1) * page);
+    file_unmap(&m);
+    for (size_t i = 0; i < 9; i++)
+        assert_false(is_mapped(all.bytes + i * page));
+    free(bytes);
+}
+
+static void of_loaded_bytes_a_part_can_be_kept(void **state)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    char *path = in_dir("kept");
+
+    (void)state;
+    check_keep(path, 0, 8 * page + 100);
+    check_keep(path, 0, 1);
+    check_keep(path, page, page);
+    check_keep(path, 3 * page + 7, 2 * page);
+    check_keep(path, 5 * page - 1, 2);
+    check_keep(path, 8 * page + 99, 1);
+    free(path);
+}
+
+static void a_pipe_is_refused_without_waiting_for_its_writer(void **state)
+{
+    char *path = in_dir("pipe");
+    struct err err = ERR_INIT;
+    struct mapped m;
+
+    (void)state;
+    assert_int_equal(mkfifo(path, 0666), 0);
+    assert_int_equal(file_load(&m, path, &err), -1);
+    assert_int_equal(err.code, ERR_IO);
+    assert_non_null(strstr(err.text, "pipe: not a regular file"));
+    assert_null(m.bytes);
     free(path);
 }
 
@@ -139,6 +229,9 @@ static void a_missing_file_is_told_from_an_unreadable_one(void **state)
     struct mapped m;
 
     (void)state;
+    assert_int_equal(file_load(&m, path, &err), -1);
+    assert_int_equal(err.code, ERR_NOT_FOUND);
+    err_clear(&err);
     assert_int_equal(file_map(&m, path, &err), -1);
     assert_int_equal(err.code, ERR_NOT_FOUND);
     assert_memory_equal(err.text, path, strlen(path));
@@ -225,7 +318,10 @@ int main(void)
         cmocka_unit_test(what_is_written_can_be_read_and_mapped),
         cmocka_unit_test(a_write_replaces_the_file_and_leaves_nothing_beside_it),
         cmocka_unit_test(a_file_that_cannot_be_written_is_an_error_with_its_path),
-        cmocka_unit_test(an_empty_file_maps_to_no_bytes),
+        cmocka_unit_test(an_empty_file_has_no_bytes),
+        cmocka_unit_test(loaded_bytes_stay_whatever_becomes_of_the_file),
+        cmocka_unit_test(of_loaded_bytes_a_part_can_be_kept),
+        cmocka_unit_test(a_pipe_is_refused_without_waiting_for_its_writer),
         cmocka_unit_test(a_missing_file_is_told_from_an_unreadable_one),
         cmocka_unit_test(a_file_longer_than_the_limit_is_refused),
         cmocka_unit_test(folders_are_made_with_their_parents_and_may_exist),

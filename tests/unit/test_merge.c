@@ -31,7 +31,7 @@ struct sample {
     bool excluded[ROWS];
 };
 
-static int hit_order(const void *pa, const void *pb)
+static int best_first(const void *pa, const void *pb)
 {
     const struct hit *a = pa, *b = pb;
 
@@ -60,7 +60,7 @@ static void sample_fill(struct sample *s, struct arena *a, const struct items *i
             used[row] = true;
             s->hits[(size_t)l * K + i] = (struct hit){row, (float)any(12) / 8};
         }
-        qsort(s->hits + (size_t)l * K, s->found[l], sizeof *s->hits, hit_order);
+        qsort(s->hits + (size_t)l * K, s->found[l], sizeof *s->hits, best_first);
     }
     for (uint32_t row = 0; row < ROWS; row++)
         if (any(6) == 0) {
