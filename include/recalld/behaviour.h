@@ -1,7 +1,14 @@
 /* behaviour.h - a user's recent items, from Redis: keys, decoding, and the threads that wait.
  *
  * One thread per Redis connection; each sends one pipeline for all jobs that wait. A job is handed
- * back through its `done` exactly once, from a behaviour thread.
+ * back through its `done` exactly once, from a behaviour thread, by its deadline.
+ *
+ * Redis answers in order, so a key that hangs (a proxy whose shard is slow, a script) would hold up
+ * all that was asked behind it. When a reply is overdue for a third of redis.timeout_ms, those
+ * behind it are asked again over another connection, and the connection waits for that key alone.
+ * Meanwhile, and for a quarter of a second after it, other jobs of that user are BEHAVIOUR_TIMEOUT
+ * at once. So a hung key holds one connection, and one less than there are can hang at once before
+ * others feel more than that third.
  *
  * What a key holds, by behaviour.type and behaviour.order, and how its N = behaviour.read newest
  * elements are read:
@@ -25,7 +32,7 @@
 
 enum behaviour_status {
     BEHAVIOUR_READ,    /* items may still be empty: a user nobody knows */
-    BEHAVIOUR_TIMEOUT, /* Redis did not answer by the deadline */
+    BEHAVIOUR_TIMEOUT, /* Redis did not answer by the deadline, or this user's key hangs */
     BEHAVIOUR_ERROR,   /* Redis answered with an error, or could not be reached */
     BEHAVIOUR_BREAKER, /* not asked: the breaker is open, or the stage is full or stopping */
 };
@@ -46,6 +53,7 @@ struct behaviour_job {
     size_t malformed; /* elements that could not be decoded */
     /* private to behaviour/ */
     int awaiting;
+    struct behaviour_job *next;
 };
 
 struct behaviour; /* the stage: format and threads */

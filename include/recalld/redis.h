@@ -26,18 +26,26 @@ struct breaker;
 struct breaker *breaker_new(int failures);
 void breaker_free(struct breaker *b);
 bool breaker_allows(const struct breaker *b); /* false while open: do not wait for this server */
+uint64_t breaker_opened(const struct breaker *b); /* how often it was */
 void breaker_success(struct breaker *b);
 void breaker_failure(struct breaker *b);
 
 /* ---- commands -------------------------------------------------------------------------------- */
 
-enum redis_outcome { REDIS_REPLIED, REDIS_TIMED_OUT, REDIS_FAILED };
+enum redis_outcome {
+    REDIS_REPLIED,
+    REDIS_TIMED_OUT,
+    REDIS_FAILED,
+    REDIS_BLOCKED, /* given back without a reply: one of those before it hangs. Ask elsewhere */
+};
 
 struct redis_command {
     const struct str *argv; /* read before the first `done`, never after */
     size_t argc;
     uint64_t deadline_ns; /* clock_ns; the reply is not awaited beyond it */
     void *user;           /* for the callback */
+    bool with_previous;   /* never REDIS_BLOCKED while the command before it is awaited */
+    bool doubtful;        /* its silence says nothing about the server */
 };
 
 /* What came back; borrowed, valid during the callback only. An error reply (WRONGTYPE, LOADING,
@@ -52,6 +60,16 @@ struct redis_result {
 };
 typedef void (*redis_done)(const struct redis_command *cmd, const struct redis_result *res);
 
+/* What to do when the reply to `cmd` is overdue: when it has been the next to come for a third of
+ * timeout_ms, or for twice what the latest reply took where that is longer (a slow network is no
+ * reason). `cmd` is NULL when it is awaited no more, its own deadline being over. */
+enum redis_overdue {
+    REDIS_WAIT,  /* go on as before; asked again after as long a time */
+    REDIS_ALONE, /* wait for it alone: all behind it are REDIS_BLOCKED */
+    REDIS_DROP,  /* it is REDIS_TIMED_OUT at once, all behind it are REDIS_BLOCKED */
+};
+typedef enum redis_overdue (*redis_overdue_fn)(const struct redis_command *cmd, void *arg);
+
 /* ---- connections: one thread at a time ------------------------------------------------------- */
 
 struct redis_conn;
@@ -64,6 +82,8 @@ void redis_conn_free(struct redis_conn *c);
  * and, where the address is a name, the resolver's time. ERR_UNAVAILABLE names the address and the
  * cause. */
 int redis_conn_ready(struct redis_conn *c, struct err *err) WARN_UNUSED;
+/* redis_run calls it from now on; `overdue` must not use the connection. Without it: REDIS_WAIT. */
+void redis_conn_when_overdue(struct redis_conn *c, redis_overdue_fn overdue, void *arg);
 /* Connects if need be (a name that could not be connected to is not looked up again meanwhile: the
  * resolver keeps no deadlines), sends all commands in one pipeline and calls `done` exactly once
  * for each, as replies come or deadlines pass. A server that had closed the idle connection (it was
@@ -72,7 +92,8 @@ int redis_conn_ready(struct redis_conn *c, struct err *err) WARN_UNUSED;
  *
  * For the breaker a pipeline is one event: success when anything was answered, failure when the
  * connection broke, when all that came were errors of the server as a whole (LOADING, NOAUTH,
- * MOVED, ...) or when nothing came in half of timeout_ms; impatient callers prove nothing. */
+ * MOVED, ...) or when nothing came in half of timeout_ms; impatient callers and commands marked
+ * doubtful prove nothing. */
 void redis_run(struct redis_conn *c, const struct redis_command *cmds, size_t n, redis_done done);
 /* Call it when idle. Discards a connection that the server has closed; connects when not connected,
  * and pings when the breaker is open, if the back-off allows. Success closes the breaker. False

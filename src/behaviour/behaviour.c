@@ -1,15 +1,20 @@
-/* behaviour.c - the stage: jobs wait in a queue, and one thread per Redis connection takes all that
- * wait, asks for them in one pipeline and hands each back as its reply comes or its deadline
- * passes.
+/* behaviour.c - the stage: jobs wait, and one thread per Redis connection takes all that do, asks
+ * for them in one pipeline and hands each back as its reply comes or its deadline passes. A job has
+ * one owner: who submitted it, the waiting ones, one thread, and by `done` who submitted it again.
  *
  * A thread whose connection is down leaves the jobs to the others and heals it. When no connection
  * is up it takes them all the same, so that each is tried, or failed, in time: enough of
- * those open the breaker, and from then on nothing is asked until a connection has healed. */
+ * those open the breaker, and from then on nothing is asked until a connection has healed.
+ *
+ * A thread whose next reply is overdue lets go of the jobs behind it: they wait again, for another
+ * connection. See hung.c for the one that stays. */
 #include "format.h"
+#include "hung.h"
 #include "recalld/metrics.h"
+#include "waiting.h"
 
 #include <stdlib.h>
-#include <time.h>
+#include <string.h>
 
 #define BATCH_MAX 64
 #define BREAKER_FAILURES 5
@@ -19,8 +24,9 @@ struct worker {
     struct behaviour *stage;
     struct redis_conn *conn;
     pthread_t thread;
-    bool started, up;
-    bool failed; /* something in the current pipeline did */
+    bool started;
+    bool up, serving; /* as counted in the stage */
+    bool failed;      /* something did since it was logged */
     struct redis_connects counted;
     struct question questions[BATCH_MAX * QUESTIONS_PER_JOB];
     struct redis_command cmds[BATCH_MAX * QUESTIONS_PER_JOB];
@@ -30,14 +36,17 @@ struct behaviour {
     struct format format;
     char *address;
     struct breaker *breaker;
-    struct queue *queue;
+    struct waiting waiting;
+    struct hung hung;
     struct worker *workers;
     size_t n_workers;
-    atomic_int up; /* connections */
-    atomic_bool announced_down;
-    pthread_mutex_t lock; /* with `wake`, for threads that sleep without waiting for jobs */
-    pthread_cond_t wake;
-    bool stopping;
+    pthread_t timekeeper;
+    bool keeps_time;
+    atomic_int up;               /* connections */
+    atomic_int serving;          /* of these, not waiting for an overdue reply */
+    _Atomic uint64_t opened;     /* of the breaker's openings, those counted */
+    _Atomic uint64_t down_cause; /* as logged, the hash of its text; 0 = not down */
+    _Atomic uint64_t last_cause; /* the same, of the last time it was down */
 };
 
 /* ---- metrics ------------------------------------------------------------------- */
@@ -47,9 +56,9 @@ static atomic_int connections_up;
 static atomic_bool breaker_is_open;
 
 static struct {
-    int outcome[3]; /* by enum redis_outcome */
+    int outcome[4]; /* by enum redis_outcome */
     int connect_ok, connect_failed;
-    int malformed, seconds;
+    int opened, malformed, hung, seconds;
 } metrics;
 
 static double read_up(void *arg)
@@ -70,6 +79,7 @@ static void register_metrics(void)
         [REDIS_REPLIED] = "outcome=\"replied\"",
         [REDIS_TIMED_OUT] = "outcome=\"timeout\"",
         [REDIS_FAILED] = "outcome=\"error\"",
+        [REDIS_BLOCKED] = "outcome=\"blocked\"",
     };
     static const char connects[] = "recalld_redis_connects_total";
     static const char connects_help[] = "Connections to Redis tried.";
@@ -79,8 +89,12 @@ static void register_metrics(void)
                                             "Commands sent to Redis, by outcome.", outcomes[i]);
     metrics.connect_ok = metric_counter(connects, connects_help, "outcome=\"ok\"");
     metrics.connect_failed = metric_counter(connects, connects_help, "outcome=\"failed\"");
+    metrics.opened = metric_counter("recalld_redis_breaker_opened_total",
+                                    "Times that failures in a row ended the asking of Redis.", "");
     metrics.malformed = metric_counter("recalld_behaviour_malformed_total",
                                        "Stored elements that could not be decoded.", "");
+    metrics.hung = metric_counter("recalld_behaviour_hung_total",
+                                  "Requests not asked of Redis because their key hangs.", "");
     metrics.seconds = metric_histogram(
         "recalld_redis_seconds", "Pipelines to Redis, until every command was answered or late.",
         "", metric_stage_bounds, METRIC_STAGE_BOUNDS_N);
@@ -97,6 +111,13 @@ static void hand_back(struct behaviour_job *job, enum behaviour_status status)
     job->done(job);
 }
 
+static void wait_again(struct behaviour *b, struct behaviour_job *job)
+{
+    job_reset(job, BEHAVIOUR_READ);
+    if (!waiting_push(&b->waiting, job))
+        hand_back(job, BEHAVIOUR_BREAKER);
+}
+
 static void answered(const struct redis_command *cmd, const struct redis_result *res)
 {
     struct question *q = cmd->user;
@@ -104,8 +125,15 @@ static void answered(const struct redis_command *cmd, const struct redis_result 
     struct behaviour_job *job = q->job;
 
     metric_add(metrics.outcome[res->outcome], 1);
+    if (res->outcome == REDIS_BLOCKED) { /* all questions of a job are, or none */
+        if (--job->awaiting == 0)
+            wait_again(w->stage, job);
+        return;
+    }
     if (res->outcome != REDIS_REPLIED)
         w->failed = true;
+    if (q->hung && res->outcome != REDIS_TIMED_OUT)
+        hung_remove(&w->stage->hung, job->user_id);
     if (!job_answer(q, res))
         return;
     if (job->malformed > 0)
@@ -113,58 +141,123 @@ static void answered(const struct redis_command *cmd, const struct redis_result 
     job->done(job);
 }
 
-static bool stopping(struct behaviour *b)
+/* Adds the worker's job to the pipeline that is being made, unless its key is known to hang.
+ * Returns the number of commands. */
+static size_t ask(struct worker *w, struct behaviour_job *job, size_t at)
 {
-    return queue_is_closed(b->queue);
+    struct behaviour *b = w->stage;
+    enum hung_verdict v = hung_check(&b->hung, job->user_id, job->deadline_ns, w);
+
+    if (v != HUNG_YES)
+        return job_ask(&b->format, job, w, v == HUNG_TRY, &w->questions[at], &w->cmds[at]);
+    metric_add(metrics.hung, 1);
+    hand_back(job, BEHAVIOUR_TIMEOUT);
+    return 0;
 }
 
 static void serve(struct worker *w, struct behaviour_job *const *jobs, size_t n)
 {
     struct behaviour *b = w->stage;
-    bool ask = breaker_allows(b->breaker) && !stopping(b);
+    bool may_ask = breaker_allows(b->breaker) && !waiting_is_closed(&b->waiting);
     uint64_t start = clock_ns();
     size_t n_cmds = 0;
 
     for (size_t i = 0; i < n; i++) {
-        if (!ask)
+        if (!may_ask)
             hand_back(jobs[i], BEHAVIOUR_BREAKER);
         else if (jobs[i]->deadline_ns <= start)
             hand_back(jobs[i], BEHAVIOUR_TIMEOUT);
         else
-            n_cmds += job_ask(&b->format, jobs[i], w, &w->questions[n_cmds], &w->cmds[n_cmds]);
+            n_cmds += ask(w, jobs[i], n_cmds);
     }
     if (n_cmds == 0)
         return;
-    w->failed = false;
     redis_run(w->conn, w->cmds, n_cmds, answered);
     metric_observe(metrics.seconds, (double)(clock_ns() - start) / 1e9);
 }
 
+/* ---- a reply that does not come -------------------------------------------------- */
+
+static void count_serving(struct worker *w, bool serving)
+{
+    if (serving != w->serving)
+        atomic_fetch_add(&w->stage->serving, serving ? 1 : -1);
+    w->serving = serving;
+}
+
+/* Those behind are let go only when another connection can take them. A user that hung before is
+ * not worth the last one. */
+static enum redis_overdue overdue(const struct redis_command *cmd, void *arg)
+{
+    struct worker *w = arg;
+    struct behaviour *b = w->stage;
+    struct question *q = cmd == NULL ? NULL : cmd->user;
+
+    if (q != NULL && !hung_add(&b->hung, q->job->user_id, q->job->deadline_ns, w))
+        return REDIS_DROP;
+    if (q != NULL)
+        q->hung = true;
+    count_serving(w, false);
+    if (atomic_load(&b->serving) > 0)
+        return REDIS_ALONE;
+    return cmd != NULL && cmd->doubtful ? REDIS_DROP : REDIS_WAIT;
+}
+
 /* ---- looking after the connection ---------------------------------------------- */
 
-static void log_failure(struct worker *w)
+static void log_failed(const struct worker *w)
 {
     static struct log_limit limit;
     unsigned held;
 
-    if (w->failed && breaker_allows(w->stage->breaker) && log_allow(&limit, &held))
+    if (log_allow(&limit, &held))
         LOG_WARN("redis_failed", "address=%s error=\"%s\" held_back=%u", w->stage->address,
                  redis_conn_error(w->conn), held);
-    w->failed = false;
 }
 
-static void log_turn(struct worker *w)
+/* Once, and when the cause changes: after "cannot connect" may come LOADING, or NOAUTH. A server
+ * that greets and then refuses is down and up again all the time: that is said now and then. */
+static void log_down(const struct worker *w)
+{
+    static struct log_limit limit;
+    struct behaviour *b = w->stage;
+    const char *error = redis_conn_error(w->conn);
+    uint64_t cause = hash_bytes(error, strlen(error)), before = atomic_load(&b->down_cause);
+    bool news = before == 0 && cause != atomic_load(&b->last_cause);
+    unsigned held;
+
+    if (before == cause || (!log_allow(&limit, &held) && !news))
+        return;
+    atomic_store(&b->last_cause, cause);
+    if (atomic_exchange(&b->down_cause, cause) != cause)
+        LOG_WARN("redis_down", "address=%s error=\"%s\"", b->address, error);
+}
+
+static void log_up(struct behaviour *b)
+{
+    if (atomic_load(&b->down_cause) == 0 || atomic_exchange(&b->down_cause, 0) == 0)
+        return;
+    hung_remove_all(&b->hung); /* it was the server */
+    LOG_INFO("redis_up", "address=%s", b->address);
+}
+
+static void log_state(struct worker *w)
 {
     struct behaviour *b = w->stage;
     bool down = !breaker_allows(b->breaker);
+    uint64_t opened = breaker_opened(b->breaker), counted = atomic_load(&b->opened);
 
-    atomic_store(&breaker_is_open, down);
-    if (atomic_exchange(&b->announced_down, down) == down)
-        return;
-    if (down)
-        LOG_WARN("redis_down", "address=%s error=\"%s\"", b->address, redis_conn_error(w->conn));
-    else
-        LOG_INFO("redis_up", "address=%s", b->address);
+    if (atomic_load(&breaker_is_open) != down)
+        atomic_store(&breaker_is_open, down);
+    if (counted < opened && atomic_compare_exchange_strong(&b->opened, &counted, opened))
+        metric_add(metrics.opened, opened - counted);
+    if (!down)
+        log_up(b);
+    if (w->failed && down)
+        log_down(w);
+    else if (w->failed)
+        log_failed(w);
+    w->failed = false;
 }
 
 static void take_note(struct worker *w)
@@ -180,8 +273,8 @@ static void take_note(struct worker *w)
         atomic_fetch_add(&connections_up, up ? 1 : -1);
         w->up = up;
     }
-    log_failure(w);
-    log_turn(w);
+    count_serving(w, up);
+    log_state(w);
 }
 
 /* Jobs that wait for this connection alone are served first: a pipeline connects by itself, and
@@ -191,40 +284,30 @@ static void heal(struct worker *w)
     struct behaviour *b = w->stage;
     bool alone = atomic_load(&b->up) == (w->up ? 1 : 0);
 
-    if (alone && breaker_allows(b->breaker) && queue_depth(b->queue) > 0)
+    if (alone && breaker_allows(b->breaker) && waiting_depth(&b->waiting) > 0)
         return;
-    if (!redis_conn_heal(w->conn) && alone)
+    if (redis_conn_heal(w->conn))
+        return;
+    w->failed = true;
+    if (alone)
         breaker_failure(b->breaker);
 }
 
 /* ---- threads ------------------------------------------------------------------- */
 
-static uint64_t until_heal(const struct worker *w)
+static uint64_t heal_at(const struct worker *w)
 {
-    uint64_t due = redis_conn_next_heal_ns(w->conn), now = clock_ns();
+    uint64_t due = redis_conn_next_heal_ns(w->conn), idle = clock_ns() + IDLE_NS;
 
-    if (due == 0 || due > now + IDLE_NS)
-        return IDLE_NS;
-    return due > now ? due - now : 0;
-}
-
-static void sleep_unless_stopping(struct behaviour *b, uint64_t ns)
-{
-    uint64_t until = clock_ns() + ns;
-    struct timespec t = {(time_t)(until / 1000000000), (long)(until % 1000000000)};
-    int late = 0;
-
-    pthread_mutex_lock(&b->lock);
-    while (!b->stopping && late == 0)
-        late = pthread_cond_timedwait(&b->wake, &b->lock, &t);
-    pthread_mutex_unlock(&b->lock);
+    return due == 0 || due > idle ? idle : due;
 }
 
 static bool leave_to_others(const struct worker *w)
 {
     struct behaviour *b = w->stage;
 
-    return !w->up && atomic_load(&b->up) > 0 && breaker_allows(b->breaker) && !stopping(b);
+    return !w->up && atomic_load(&b->serving) > 0 && breaker_allows(b->breaker) &&
+           !waiting_is_closed(&b->waiting);
 }
 
 static void *redis_main(void *arg)
@@ -232,24 +315,35 @@ static void *redis_main(void *arg)
     struct worker *w = arg;
     struct behaviour *b = w->stage;
     struct behaviour_job *jobs[BATCH_MAX];
+    bool open = true;
     size_t n;
 
-    heal(w);
-    take_note(w);
-    for (;;) {
+    while (open) {
         n = 0;
         if (leave_to_others(w))
-            sleep_unless_stopping(b, until_heal(w));
+            waiting_sleep(&b->waiting, heal_at(w));
         else
-            n = queue_pop_wait(b->queue, (void **)jobs, BATCH_MAX, until_heal(w));
+            open = waiting_take(&b->waiting, jobs, BATCH_MAX, heal_at(w), &n);
         if (n > 0)
             serve(w, jobs, n);
-        else if (stopping(b))
-            return NULL;
         if (n == 0 || redis_conn_next_heal_ns(w->conn) != 0)
             heal(w);
         take_note(w);
     }
+    return NULL;
+}
+
+static void hand_back_late(struct behaviour_job *job)
+{
+    hand_back(job, BEHAVIOUR_TIMEOUT);
+}
+
+static void *timekeeper_main(void *arg)
+{
+    struct behaviour *b = arg;
+
+    waiting_keep_time(&b->waiting, hand_back_late);
+    return NULL;
 }
 
 /* Without Redis nobody has a history. */
@@ -257,9 +351,11 @@ static void *off_main(void *arg)
 {
     struct worker *w = arg;
     struct behaviour_job *job;
+    size_t n;
 
-    while (queue_pop(w->stage->queue, (void **)&job, 1) == 1)
-        hand_back(job, BEHAVIOUR_READ);
+    while (waiting_take(&w->stage->waiting, &job, 1, UINT64_MAX, &n))
+        if (n == 1)
+            hand_back(job, BEHAVIOUR_READ);
     return NULL;
 }
 
@@ -281,7 +377,17 @@ static int make_connections(struct behaviour *b, const struct config *cfg, struc
         b->workers[i].conn = connection_new(cfg, b->breaker, err);
         if (b->workers[i].conn == NULL)
             return -1;
+        redis_conn_when_overdue(b->workers[i].conn, overdue, &b->workers[i]);
     }
+    return 0;
+}
+
+static int start_thread(pthread_t *thread, const char *name, void *(*main)(void *), void *arg,
+                        struct err *err)
+{
+    if (pthread_create(thread, NULL, main, arg) != 0)
+        return err_set(err, ERR_IO, "behaviour: cannot start a thread");
+    pthread_setname_np(*thread, name);
     return 0;
 }
 
@@ -290,11 +396,13 @@ static int start_threads(struct behaviour *b, struct err *err)
     for (size_t i = 0; i < b->n_workers; i++) {
         struct worker *w = &b->workers[i];
 
-        if (pthread_create(&w->thread, NULL, is_off(b) ? off_main : redis_main, w) != 0)
-            return err_set(err, ERR_IO, "behaviour: cannot start a thread");
+        if (start_thread(&w->thread, "behaviour", is_off(b) ? off_main : redis_main, w, err) == -1)
+            return -1;
         w->started = true;
-        pthread_setname_np(w->thread, "behaviour");
     }
+    if (!is_off(b) && start_thread(&b->timekeeper, "timekeeper", timekeeper_main, b, err) == -1)
+        return -1;
+    b->keeps_time = !is_off(b);
     return 0;
 }
 
@@ -302,17 +410,12 @@ struct behaviour *behaviour_start(const struct config *cfg, size_t queue, struct
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     struct behaviour *b = xcalloc(1, sizeof *b);
-    pthread_condattr_t attr;
 
     pthread_once(&once, register_metrics);
-    pthread_mutex_init(&b->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&b->wake, &attr);
-    pthread_condattr_destroy(&attr);
+    waiting_init(&b->waiting, queue);
+    hung_init(&b->hung);
     b->address = xstrdup(cfg->redis_address);
     b->breaker = breaker_new(BREAKER_FAILURES);
-    b->queue = queue_new(queue);
     if (format_init(&b->format, cfg, err) == 0 && make_connections(b, cfg, err) == 0 &&
         start_threads(b, err) == 0)
         return b;
@@ -324,11 +427,7 @@ void behaviour_stop(struct behaviour *b)
 {
     if (b == NULL)
         return;
-    queue_close(b->queue);
-    pthread_mutex_lock(&b->lock);
-    b->stopping = true;
-    pthread_cond_broadcast(&b->wake);
-    pthread_mutex_unlock(&b->lock);
+    waiting_close(&b->waiting);
     for (size_t i = 0; i < b->n_workers; i++) {
         struct worker *w = &b->workers[i];
 
@@ -336,6 +435,9 @@ void behaviour_stop(struct behaviour *b)
             pthread_join(w->thread, NULL);
         w->started = false;
     }
+    if (b->keeps_time)
+        pthread_join(b->timekeeper, NULL);
+    b->keeps_time = false;
     atomic_fetch_sub(&connections_up, atomic_exchange(&b->up, 0));
 }
 
@@ -347,11 +449,10 @@ void behaviour_free(struct behaviour *b)
     for (size_t i = 0; i < b->n_workers; i++)
         redis_conn_free(b->workers[i].conn);
     free(b->workers);
-    queue_free(b->queue);
+    waiting_clear(&b->waiting);
+    hung_clear(&b->hung);
     breaker_free(b->breaker);
     format_clear(&b->format);
-    pthread_cond_destroy(&b->wake);
-    pthread_mutex_destroy(&b->lock);
     free(b->address);
     free(b);
 }
@@ -359,7 +460,7 @@ void behaviour_free(struct behaviour *b)
 bool behaviour_submit(struct behaviour *b, struct behaviour_job *job)
 {
     job_reset(job, BEHAVIOUR_READ);
-    if (breaker_allows(b->breaker) && queue_try_push(b->queue, job))
+    if (breaker_allows(b->breaker) && waiting_push(&b->waiting, job))
         return true;
     job->status = BEHAVIOUR_BREAKER;
     return false;
@@ -376,5 +477,5 @@ const char *behaviour_state(struct behaviour *b)
 
 size_t behaviour_depth(struct behaviour *b)
 {
-    return queue_depth(b->queue);
+    return waiting_depth(&b->waiting);
 }

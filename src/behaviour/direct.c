@@ -59,7 +59,7 @@ int behaviour_read_one(const struct config *cfg, struct behaviour_job *job, stru
         c = behaviour_connect(cfg, err);
     if (c != NULL) {
         job->status = BEHAVIOUR_READ;
-        redis_run(c, cmds, job_ask(&f, job, &reading, questions, cmds), read_done);
+        redis_run(c, cmds, job_ask(&f, job, &reading, false, questions, cmds), read_done);
     }
     redis_conn_free(c);
     format_clear(&f);
@@ -123,7 +123,8 @@ static void add_command(struct writing *w, const struct str *argv, size_t argc,
         w->cap = w->cap == 0 ? 1024 : 2 * w->cap;
         w->cmds = xrealloc(w->cmds, w->cap * sizeof *w->cmds);
     }
-    w->cmds[w->n++] = (struct redis_command){argv, argc, w->deadline_ns, user};
+    w->cmds[w->n++] = (struct redis_command){
+        .argv = argv, .argc = argc, .deadline_ns = w->deadline_ns, .user = user};
 }
 
 static struct str *words_alloc(struct writing *w, size_t n)

@@ -116,20 +116,23 @@ static const char *verb(const struct format *f)
     return f->order == BEHAVIOUR_NEWEST_FIRST ? "ZRANGE" : "ZREVRANGE";
 }
 
-static void ask(const struct format *f, struct behaviour_job *job, bool exposed, void *owner,
-                struct question *q, struct redis_command *cmd)
+static void ask(const struct format *f, struct behaviour_job *job, struct question *q,
+                struct redis_command *cmd)
 {
-    const struct key_template *t = exposed ? &f->exposed : &f->history;
+    const struct key_template *t = q->exposed ? &f->exposed : &f->history;
 
-    *q = (struct question){
-        .argv = {str_of(verb(f)), format_key(t, job->user_id, job->arena), str_of(f->first),
-                 str_of(f->last)},
-        .format = f,
-        .job = job,
-        .exposed = exposed,
-        .owner = owner,
-    };
-    *cmd = (struct redis_command){q->argv, ARRAY_LEN(q->argv), job->deadline_ns, q};
+    q->argv[0] = str_of(verb(f));
+    q->argv[1] = format_key(t, job->user_id, job->arena);
+    q->argv[2] = str_of(f->first);
+    q->argv[3] = str_of(f->last);
+    q->format = f;
+    q->job = job;
+    *cmd = (struct redis_command){.argv = q->argv,
+                                  .argc = ARRAY_LEN(q->argv),
+                                  .deadline_ns = job->deadline_ns,
+                                  .user = q,
+                                  .with_previous = q->exposed,
+                                  .doubtful = q->hung};
     job->awaiting++;
 }
 
@@ -141,14 +144,16 @@ void job_reset(struct behaviour_job *job, enum behaviour_status status)
     job->awaiting = 0;
 }
 
-size_t job_ask(const struct format *f, struct behaviour_job *job, void *owner, struct question *q,
-               struct redis_command *cmds)
+size_t job_ask(const struct format *f, struct behaviour_job *job, void *owner, bool hung,
+               struct question *q, struct redis_command *cmds)
 {
-    ask(f, job, false, owner, &q[0], &cmds[0]);
-    if (f->exposed.text == NULL)
-        return 1;
-    ask(f, job, true, owner, &q[1], &cmds[1]);
-    return 2;
+    size_t n = f->exposed.text == NULL ? 1 : 2;
+
+    for (size_t i = 0; i < n; i++) {
+        q[i] = (struct question){.exposed = i == 1, .hung = hung, .owner = owner};
+        ask(f, job, &q[i], &cmds[i]);
+    }
+    return n;
 }
 
 /* ---- understanding ------------------------------------------------------------- */

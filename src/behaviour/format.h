@@ -29,6 +29,7 @@ struct question {
     const struct format *format;
     struct behaviour_job *job;
     bool exposed; /* which of the two keys */
+    bool hung;    /* its user is among those */
     void *owner;
 };
 #define QUESTIONS_PER_JOB 2
@@ -36,9 +37,9 @@ struct question {
 /* Empties the job's results. */
 void job_reset(struct behaviour_job *job, enum behaviour_status status);
 /* Writes the questions of a job and their commands; returns how many (1 or 2). */
-size_t job_ask(const struct format *f, struct behaviour_job *job, void *owner, struct question *q,
-               struct redis_command *cmds);
-/* Takes one answer. True when it was the job's last: it is complete. */
+size_t job_ask(const struct format *f, struct behaviour_job *job, void *owner, bool hung,
+               struct question *q, struct redis_command *cmds);
+/* Takes one answer, which is not REDIS_BLOCKED. True when it was the job's last: it is complete. */
 bool job_answer(const struct question *q, const struct redis_result *res);
 
 bool behaviour_id_valid(struct str id); /* 1 to 256 bytes of UTF-8 */

@@ -8,6 +8,7 @@
 struct breaker {
     int limit;
     atomic_int row;
+    _Atomic uint64_t opened;
 };
 
 struct breaker *breaker_new(int failures)
@@ -28,6 +29,11 @@ bool breaker_allows(const struct breaker *b)
     return b == NULL || atomic_load(&b->row) < b->limit;
 }
 
+uint64_t breaker_opened(const struct breaker *b)
+{
+    return b == NULL ? 0 : atomic_load(&b->opened);
+}
+
 void breaker_success(struct breaker *b)
 {
     if (b != NULL)
@@ -43,4 +49,6 @@ void breaker_failure(struct breaker *b)
     row = atomic_load(&b->row);
     while (row < b->limit && !atomic_compare_exchange_weak(&b->row, &row, row + 1))
         continue;
+    if (row == b->limit - 1)
+        atomic_fetch_add(&b->opened, 1);
 }

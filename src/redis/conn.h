@@ -20,12 +20,16 @@ struct round {
     redis_done done;
     const char *bytes; /* the commands as sent */
     size_t len, sent;
-    bool *settled; /* (n) */
-    size_t left;   /* not settled yet */
-    size_t next;   /* whose reply comes next */
-    bool heard;    /* at least one byte came back */
-    bool served;   /* a reply came that speaks for a working server */
-    bool refused;  /* a reply came that speaks against it */
+    bool *settled;       /* (n) */
+    size_t left;         /* not settled yet */
+    size_t next;         /* whose reply comes next */
+    uint64_t since_ns;   /* for how long that reply has been the next to come */
+    uint64_t overdue_ns; /* when to ask what to do about it, UINT64_MAX = never */
+    bool watched;        /* ask at all */
+    bool heard;          /* at least one byte came back */
+    bool served;         /* a reply came that speaks for a working server */
+    bool refused;        /* a reply came that speaks against it */
+    bool silent;         /* a command became late whose silence speaks against it */
     struct round *behind;
 };
 
@@ -52,6 +56,11 @@ struct redis_conn {
     struct arena replies; /* the reply being read */
     struct reply reply;
 
+    redis_overdue_fn overdue; /* or NULL */
+    void *overdue_arg;
+    uint64_t pace_ns; /* what the latest first reply of a round took */
+    uint64_t used_ns; /* the end of the latest round */
+
     uint64_t backoff_ns, next_heal_ns;
     struct redis_connects connects;
     char error[192];
@@ -64,7 +73,7 @@ void conn_discard(struct redis_conn *c);
 /* Connects and greets; the deadlines of `behind` (or NULL) are kept meanwhile. False with c->error
  * set. */
 bool conn_open(struct redis_conn *c, struct round *behind) WARN_UNUSED;
-/* Connected, and nothing unasked-for waits in the socket. Discards the connection otherwise. */
+/* Connected, and sound as far as is known: only after an idle while is the socket looked at. */
 bool conn_reusable(struct redis_conn *c) WARN_UNUSED;
 /* The next attempt to heal comes later than the last one did. */
 void conn_back_off(struct redis_conn *c);

@@ -147,7 +147,9 @@ static void round_init(struct round *r, struct redis_conn *c, const struct redis
                         .bytes = c->out.p,
                         .len = c->out.len,
                         .settled = c->settled,
-                        .left = n};
+                        .left = n,
+                        .overdue_ns = UINT64_MAX,
+                        .watched = c->overdue != NULL};
 }
 
 bool round_over(const struct round *r)
@@ -182,10 +184,64 @@ static void expire(struct round *r, uint64_t now)
 
     if (r == NULL)
         return;
-    for (size_t i = r->next; i < r->n; i++)
-        if (!r->settled[i] && r->cmds[i].deadline_ns <= now)
-            settle(r, i, &late);
+    for (size_t i = r->next; i < r->n; i++) {
+        if (r->settled[i] || r->cmds[i].deadline_ns > now)
+            continue;
+        r->silent |= !r->cmds[i].doubtful;
+        settle(r, i, &late);
+    }
     expire(r->behind, now);
+}
+
+/* ---- a reply that does not come ------------------------------------------------ */
+
+#define OVERDUE_SHARE 3 /* of the timeout: what is behind can still be asked elsewhere */
+
+/* From now on the reply to r->next is the next to come. */
+static void expect_next(const struct redis_conn *c, struct round *r, uint64_t now)
+{
+    uint64_t patience = c->timeout_ns / OVERDUE_SHARE;
+
+    if (patience < 2 * c->pace_ns)
+        patience = 2 * c->pace_ns;
+    r->since_ns = now;
+    r->overdue_ns = r->watched ? now + patience : UINT64_MAX;
+}
+
+static void settle_all(struct round *r, size_t from, size_t to, enum redis_outcome outcome)
+{
+    struct redis_result res = {outcome, NULL, 0, NULL};
+
+    for (size_t i = from; i < to; i++)
+        if (!r->settled[i])
+            settle(r, i, &res);
+}
+
+static void ask_what_to_do(struct redis_conn *c, struct round *r, uint64_t now)
+{
+    size_t rest = r->next + 1;
+    enum redis_overdue what;
+
+    while (rest < r->n && r->cmds[rest].with_previous)
+        rest++;
+    what = c->overdue(r->settled[r->next] ? NULL : &r->cmds[r->next], c->overdue_arg);
+    if (what == REDIS_WAIT) {
+        expect_next(c, r, now);
+        return;
+    }
+    r->overdue_ns = UINT64_MAX;
+    settle_all(r, rest, r->n, REDIS_BLOCKED);
+    if (what == REDIS_DROP)
+        settle_all(r, r->next, rest, REDIS_TIMED_OUT);
+}
+
+static void keep_time(struct redis_conn *c, struct round *r)
+{
+    uint64_t now = clock_ns();
+
+    expire(r, now);
+    if (r != NULL && r->overdue_ns <= now && r->left > 0)
+        ask_what_to_do(c, r, now);
 }
 
 static uint64_t min_u64(uint64_t a, uint64_t b)
@@ -193,24 +249,31 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+static uint64_t wake_at(const struct round *r)
+{
+    if (r == NULL)
+        return UINT64_MAX;
+    return min_u64(r->overdue_ns, min_u64(earliest(r), earliest(r->behind)));
+}
+
 /* Nothing becomes late while the socket has something: on a busy machine this thread may be late
  * itself, with the reply already there. */
 short round_await(struct redis_conn *c, struct round *r, short events, uint64_t limit_ns)
 {
     struct pollfd p = {c->fd, events, 0};
-    uint64_t now = clock_ns(), until;
+    uint64_t until, now;
     struct timespec wait;
 
     do {
-        until = min_u64(limit_ns, min_u64(earliest(r), r == NULL ? limit_ns : earliest(r->behind)));
+        until = min_u64(limit_ns, wake_at(r));
+        now = clock_ns();
         until = until > now ? until - now : 0;
         wait.tv_sec = (time_t)(until / 1000000000);
         wait.tv_nsec = (long)(until % 1000000000);
         if (ppoll(&p, 1, &wait, NULL) > 0)
             return p.revents;
-        now = clock_ns();
-        expire(r, now);
-    } while (!round_over(r) && now < limit_ns);
+        keep_time(c, r);
+    } while (!round_over(r) && clock_ns() < limit_ns);
     return 0;
 }
 
@@ -290,10 +353,21 @@ static bool parse(struct redis_conn *c, struct round *r)
     }
 }
 
+/* Replies have come, from the round's `first` on. A fast greeting does not tell what keys take. */
+static void note_progress(struct redis_conn *c, struct round *r, size_t first)
+{
+    uint64_t now = clock_ns(), took = now - r->since_ns;
+
+    if (first == 0 && (r->watched || took > c->pace_ns))
+        c->pace_ns = took;
+    expect_next(c, r, now);
+}
+
 /* Bytes received and handed out, 0 when there are none yet, -1 when the connection broke. */
 static ssize_t pull(struct redis_conn *c, struct round *r)
 {
     char bytes[RECEIVE_BYTES];
+    size_t first = r->next;
     ssize_t n = recv(c->fd, bytes, sizeof bytes, MSG_DONTWAIT);
 
     if (n == -1 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
@@ -310,7 +384,11 @@ static ssize_t pull(struct redis_conn *c, struct round *r)
         conn_fail(c, "%s", c->reader->errstr);
         return -1;
     }
-    return parse(c, r) ? n : -1;
+    if (!parse(c, r))
+        return -1;
+    if (r->next > first)
+        note_progress(c, r, first);
+    return n;
 }
 
 bool round_exchange(struct redis_conn *c, struct round *r)
@@ -318,6 +396,7 @@ bool round_exchange(struct redis_conn *c, struct round *r)
     short ready;
 
     reply_reset(c);
+    expect_next(c, r, clock_ns());
     while (!round_over(r)) {
         if (r->sent < r->len && !push(c, r)) {
             while (pull(c, r) > 0) /* what it said before it hung up */
@@ -327,7 +406,7 @@ bool round_exchange(struct redis_conn *c, struct round *r)
         ready = round_await(c, r, (short)(POLLIN | (r->sent < r->len ? POLLOUT : 0)), UINT64_MAX);
         if ((ready & ~POLLOUT) != 0 && pull(c, r) == -1)
             return false;
-        expire(r, clock_ns());
+        keep_time(c, r);
     }
     return r->next < r->n || c->unparsed == 0 || conn_fail(c, "bytes after the last reply");
 }
@@ -350,7 +429,7 @@ static void tell_breaker(struct redis_conn *c, const struct round *r, bool broke
     if (r->served) {
         breaker_success(c->breaker);
         conn_back_off_reset(c);
-    } else if (broke || r->refused || took_ns >= c->timeout_ns / 2) {
+    } else if (broke || r->refused || (r->silent && took_ns >= c->timeout_ns / 2)) {
         breaker_failure(c->breaker);
     }
 }
@@ -369,6 +448,7 @@ void redis_run(struct redis_conn *c, const struct redis_command *cmds, size_t n,
     if (!sound && reused && !r.heard && !round_over(&r)) { /* it had died while idle */
         conn_discard(c);
         r.sent = 0;
+        r.overdue_ns = UINT64_MAX;
         sound = conn_open(c, &r) && round_exchange(c, &r);
     }
     broke = !sound && r.left > 0;
@@ -380,5 +460,6 @@ void redis_run(struct redis_conn *c, const struct redis_command *cmds, size_t n,
         sound = conn_fail(c, "no reply in time");
     if (!sound)
         conn_discard(c);
-    tell_breaker(c, &r, broke, clock_ns() - start);
+    c->used_ns = clock_ns();
+    tell_breaker(c, &r, broke, c->used_ns - start);
 }

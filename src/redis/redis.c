@@ -19,6 +19,7 @@
 #define NS_PER_MS ((uint64_t)1000000)
 #define BACKOFF_MIN_NS (50 * NS_PER_MS)
 #define BACKOFF_MAX_NS (500 * NS_PER_MS) /* recovery is promised within a second */
+#define IDLE_NS (10 * NS_PER_MS)         /* what closes a connection does so while it is idle */
 #define KEEPALIVE_IDLE_S 15
 #define KEEPALIVE_INTERVAL_S 5
 #define KEEPALIVE_PROBES 3
@@ -62,7 +63,7 @@ static int parse_address(struct redis_conn *c, struct err *err)
 static void greet_with(struct redis_conn *c, size_t argc, const char *const *words)
 {
     struct str argv[3];
-    struct redis_command cmd = {argv, argc, 0, NULL};
+    struct redis_command cmd = {.argv = argv, .argc = argc};
 
     for (size_t i = 0; i < argc; i++)
         argv[i] = (struct str){words[i], strlen(words[i])};
@@ -148,7 +149,8 @@ void conn_discard(struct redis_conn *c)
     c->reader = NULL;
 }
 
-bool conn_reusable(struct redis_conn *c)
+/* Connected, and nothing unasked-for waits in the socket. Discards the connection otherwise. */
+static bool is_sound(struct redis_conn *c)
 {
     char byte;
 
@@ -161,6 +163,13 @@ bool conn_reusable(struct redis_conn *c)
     return false;
 }
 
+bool conn_reusable(struct redis_conn *c)
+{
+    if (c->fd != -1 && clock_ns() - c->used_ns < IDLE_NS)
+        return true;
+    return is_sound(c);
+}
+
 bool redis_conn_is_up(const struct redis_conn *c)
 {
     return c->fd != -1;
@@ -169,6 +178,12 @@ bool redis_conn_is_up(const struct redis_conn *c)
 const char *redis_conn_error(const struct redis_conn *c)
 {
     return c->error;
+}
+
+void redis_conn_when_overdue(struct redis_conn *c, redis_overdue_fn overdue, void *arg)
+{
+    c->overdue = overdue;
+    c->overdue_arg = arg;
 }
 
 struct redis_connects redis_conn_connects(const struct redis_conn *c)
@@ -299,12 +314,14 @@ static bool greet(struct redis_conn *c, struct round *behind)
                       .bytes = c->greeting.p,
                       .len = c->greeting.len,
                       .left = c->n_greeting,
+                      .overdue_ns = UINT64_MAX,
                       .behind = behind};
     uint64_t deadline = clock_ns() + c->timeout_ns;
     bool sound;
 
     for (size_t i = 0; i < r.n; i++)
-        cmds[i] = (struct redis_command){NULL, i == r.n - 1 ? PING_ARGC : 2, deadline, error};
+        cmds[i] = (struct redis_command){
+            .argc = i == r.n - 1 ? PING_ARGC : 2, .deadline_ns = deadline, .user = error};
     sound = round_exchange(c, &r);
     if (error[0] != '\0') /* says more than that the server then hung up */
         return conn_fail(c, "%s", error);
@@ -339,7 +356,7 @@ bool conn_open(struct redis_conn *c, struct round *behind)
 
 int redis_conn_ready(struct redis_conn *c, struct err *err)
 {
-    if (conn_reusable(c) || conn_open(c, NULL))
+    if (is_sound(c) || conn_open(c, NULL))
         return 0;
     return err_set(err, ERR_UNAVAILABLE, "redis %s: %s", c->address, c->error);
 }
@@ -367,7 +384,7 @@ uint64_t redis_conn_next_heal_ns(const struct redis_conn *c)
  * that greets and then answers nothing is not asked twenty times a second for ever. */
 bool redis_conn_heal(struct redis_conn *c)
 {
-    bool up = conn_reusable(c);
+    bool up = is_sound(c);
 
     if ((up && breaker_allows(c->breaker)) || clock_ns() < c->next_heal_ns)
         return true;

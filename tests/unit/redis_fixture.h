@@ -7,7 +7,8 @@
  *   hang...     sends nothing more on this connection
  *   late:MS...  waits MS milliseconds, then answers as usual
  *   close...    closes the connection
- * and greetings (AUTH, SELECT, PING) with `greeting`. Each connection has its own thread. */
+ * and greetings (AUTH, SELECT, PING) with `greeting`. Each connection has its own thread. Once
+ * `well`, it answers every key as usual. */
 #ifndef REDIS_FIXTURE_H
 #define REDIS_FIXTURE_H
 
@@ -180,7 +181,9 @@ struct fake_redis {
     int fds[FAKE_CONNECTIONS_MAX];
     atomic_int connections;         /* so far */
     atomic_int commands;            /* seen so far, greetings not counted */
+    atomic_int hung;                /* of those, to keys that hang */
     _Atomic(const char *) greeting; /* NULL: silence */
+    atomic_bool well;
 };
 
 struct fake_thread {
@@ -215,12 +218,20 @@ static inline bool starts(struct str s, const char *prefix)
     return s.len >= strlen(prefix) && memcmp(s.p, prefix, strlen(prefix)) == 0;
 }
 
+static inline bool fake_key(int fd, struct str key)
+{
+    char head[64];
+
+    snprintf(head, sizeof head, "*1\r\n$%zu\r\n", key.len);
+    return fake_send(fd, head, strlen(head)) && fake_send(fd, key.p, key.len) &&
+           fake_send(fd, "\r\n", 2);
+}
+
 /* False when nothing more is to be done on this connection. */
 static inline bool fake_answer(struct fake_redis *f, int fd, const struct str *argv, size_t argc)
 {
     const char *greeting = atomic_load(&f->greeting);
     struct str key = argc > 1 ? argv[1] : argv[0];
-    char head[64];
 
     if (starts(argv[0], "PING") || starts(argv[0], "AUTH") || starts(argv[0], "SELECT")) {
         if (greeting == NULL)
@@ -228,6 +239,8 @@ static inline bool fake_answer(struct fake_redis *f, int fd, const struct str *a
         return greeting != NULL && fake_send(fd, greeting, strlen(greeting));
     }
     atomic_fetch_add(&f->commands, 1);
+    if (atomic_load(&f->well))
+        return fake_key(fd, key);
     if (starts(key, "raw:"))
         return fake_send(fd, key.p + 4, key.len - 4);
     if (starts(key, "close"))
@@ -235,14 +248,13 @@ static inline bool fake_answer(struct fake_redis *f, int fd, const struct str *a
     if (starts(key, "half:"))
         fake_send(fd, key.p + 5, key.len - 5);
     if (starts(key, "half:") || starts(key, "hang")) {
+        atomic_fetch_add(&f->hung, 1);
         fake_ignore(fd);
         return false;
     }
     if (starts(key, "late:"))
         sleep_ms((unsigned)atoi(key.p + 5));
-    snprintf(head, sizeof head, "*1\r\n$%zu\r\n", key.len);
-    return fake_send(fd, head, strlen(head)) && fake_send(fd, key.p, key.len) &&
-           fake_send(fd, "\r\n", 2);
+    return fake_key(fd, key);
 }
 
 /* One command from the front of `b`: bytes used, or 0 when it is not whole yet. */

@@ -165,7 +165,7 @@ static void nothing(const struct redis_command *cmd, const struct redis_result *
 static void prepare(const char *first, ...)
 {
     struct str argv[16];
-    struct redis_command cmd = {argv, 0, in_ms(5000), NULL};
+    struct redis_command cmd = {.argv = argv, .deadline_ns = in_ms(5000)};
     struct redis_options o = {real.path, "", "", 0, 1000, 1000};
     struct err err = ERR_INIT;
     struct redis_conn *c = redis_conn_new(&o, NULL, &err);
@@ -870,30 +870,60 @@ static void user_ids_are_arbitrary_bytes(void **state)
 
 /* ---- when Redis fails ------------------------------------------------------------ */
 
+/* As many jobs as there are connections that keep them busy, so that what comes next waits. */
+static void keep_busy(struct behaviour *b, struct fake_redis *f, struct asked *jobs, int n)
+{
+    for (int i = 0; i < n; i++) {
+        int before = f->commands;
+
+        assert_true(submit(b, &jobs[i], "late:60:busy", 2000));
+        while (f->commands == before)
+            sleep_ms(1);
+    }
+}
+
+static void finish(struct asked *jobs, int n, enum behaviour_status status)
+{
+    for (int i = 0; i < n; i++) {
+        wait_for(&jobs[i]);
+        assert_int_equal(jobs[i].job.status, status);
+        arena_clear(&jobs[i].arena);
+    }
+}
+
 static void hung_key_hurts_nobody_else(void **state)
 {
     struct fake_redis *f = *state;
     struct config cfg = config_for(f->path);
-    char key[] = "{user_id}";
+    char key[] = "{user_id}", exposed[] = "{user_id}:x", users[40][8], text[4096];
+    struct asked busy[2], hung, others[40], late;
     struct behaviour *b;
-    struct asked hung, late;
 
     cfg.behaviour_key = key;
+    cfg.behaviour_exposed_key = exposed;
     cfg.redis_timeout_ms = 300;
     b = started(&cfg);
-    wait_for_state(b, "up", 5000);
-    assert_true(submit(b, &hung, "hang", 300));
-    while (f->commands == 0) /* not into one pipeline with the others: Redis answers in order */
-        sleep_ms(1);
-    for (int i = 0; i < 200; i++) {
-        char user[16];
-
-        snprintf(user, sizeof user, "u%d", i);
-        expect(b, user, BEHAVIOUR_READ, user);
+    wait_for_metric("recalld_redis_connections_up 2");
+    keep_busy(b, f, busy, 2);
+    assert_true(
+        submit(b, &hung, "hang", 1000)); /* into one pipeline with the others, before them */
+    for (int i = 0; i < 40; i++) {
+        snprintf(users[i], sizeof users[i], "u%d", i);
+        assert_true(submit(b, &others[i], users[i], 5000));
+    }
+    finish(busy, 2, BEHAVIOUR_READ);
+    for (int i = 0; i < 40; i++) {
+        wait_for(&others[i]);
+        assert_int_equal(others[i].job.status, BEHAVIOUR_READ);
+        assert_string_equal(joined(others[i].job.items, others[i].job.n_items, text), users[i]);
+        assert_int_equal(others[i].job.n_exposed, 1);
+        arena_clear(&others[i].arena);
     }
     wait_for(&hung);
     assert_int_equal(hung.job.status, BEHAVIOUR_TIMEOUT);
-    assert_in_range(took_ms(&hung), 299, 800);
+    assert_true(took_ms(&hung) >= 999); /* it had all its time */
+    for (int i = 0; i < 40; i++)
+        assert_true(others[i].done_ns < hung.done_ns);
     for (int i = 0; i < 10; i++) { /* the reply comes after the deadline, on its old connection */
         assert_true(submit(b, &late, "late:150:other", 20));
         wait_for(&late);
@@ -903,6 +933,146 @@ static void hung_key_hurts_nobody_else(void **state)
         arena_clear(&late.arena);
     }
     arena_clear(&hung.arena);
+    behaviour_free(b);
+}
+
+/* Both connections meet the key at once; one gives it up, and the rest do not ask. */
+static void many_jobs_of_a_hung_key_hold_one_connection(void **state)
+{
+    enum { N = 200 };
+    struct fake_redis *f = *state;
+    struct config cfg = config_for(f->path);
+    struct asked *hung = xcalloc(N, sizeof *hung), *others = xcalloc(N, sizeof *others);
+    char key[] = "{user_id}";
+    bool one_waited = false;
+    uint64_t last_ns = 0;
+    struct behaviour *b;
+
+    cfg.behaviour_key = key;
+    cfg.redis_timeout_ms = 300;
+    b = started(&cfg);
+    wait_for_metric("recalld_redis_connections_up 2");
+    for (int i = 0; i < N; i++) {
+        assert_true(submit(b, &hung[i], "hang", 1000));
+        assert_true(submit(b, &others[i], "u", 5000));
+    }
+    finish(others, N, BEHAVIOUR_READ);
+    finish(hung, N, BEHAVIOUR_TIMEOUT);
+    for (int i = 0; i < N; i++) {
+        one_waited |= took_ms(&hung[i]) >= 999;
+        last_ns = others[i].done_ns > last_ns ? others[i].done_ns : last_ns;
+    }
+    assert_true(one_waited);
+    assert_true(last_ns < hung[0].submitted_ns + 1000 * MS);
+    assert_in_range(f->hung, 1, 2);
+    assert_string_equal(behaviour_state(b), "up");
+    behaviour_free(b);
+    free(hung);
+    free(others);
+}
+
+/* Asks for a user every 20 ms until the status comes. */
+static void wait_for_status(struct behaviour *b, const char *user, enum behaviour_status status,
+                            uint64_t ms)
+{
+    uint64_t until = in_ms(ms);
+    struct asked a = {.calls = 0};
+
+    do {
+        sleep_ms(20);
+        assert_true(submit(b, &a, user, 100));
+        wait_for(&a);
+        arena_clear(&a.arena);
+    } while (a.job.status != status && clock_ns() < until);
+    assert_int_equal(a.job.status, status);
+}
+
+static void hung_key_alone_opens_no_breaker_and_is_read_once_it_answers(void **state)
+{
+    struct fake_redis *f = *state;
+    struct config cfg = config_for(f->path);
+    char key[] = "{user_id}";
+    struct behaviour *b;
+    uint64_t until;
+    struct asked a;
+
+    cfg.behaviour_key = key;
+    cfg.redis_timeout_ms = 100;
+    for (int connections = 1; connections <= 2; connections++) {
+        cfg.redis_connections = connections;
+        f->well = false;
+        f->hung = 0;
+        b = started(&cfg);
+        wait_for_state(b, "up", 5000);
+        until = in_ms(20000);
+        while (f->hung < 6 && clock_ns() < until) { /* more often than what opens the breaker */
+            assert_true(submit(b, &a, "hang", 100));
+            wait_for(&a);
+            assert_int_equal(a.job.status, BEHAVIOUR_TIMEOUT);
+            arena_clear(&a.arena);
+            sleep_ms(20);
+        }
+        assert_int_equal(f->hung, 6);
+        expect(b, "u", BEHAVIOUR_READ, "u");
+        f->well = true;
+        wait_for_status(b, "hang", BEHAVIOUR_READ, 1000);
+        expect(b, "hang", BEHAVIOUR_READ, "hang");
+        behaviour_free(b);
+    }
+}
+
+static void key_that_is_merely_slow_is_read_every_time(void **state)
+{
+    struct fake_redis *f = *state;
+    struct config cfg = config_for(f->path);
+    char key[] = "{user_id}", exposed[] = "x:{user_id}";
+    struct behaviour *b;
+    struct asked a;
+
+    cfg.behaviour_key = key;
+    cfg.behaviour_exposed_key = exposed;
+    cfg.redis_timeout_ms = 150;
+    for (cfg.redis_connections = 1; cfg.redis_connections <= 2; cfg.redis_connections++) {
+        b = started(&cfg);
+        wait_for_state(b, "up", 5000);
+        for (int i = 0; i < 3; i++) {
+            assert_true(submit(b, &a, "late:140:slow", 5000));
+            wait_for(&a);
+            assert_int_equal(a.job.status, BEHAVIOUR_READ);
+            assert_int_equal(a.job.n_items, 1);
+            assert_int_equal(a.job.n_exposed, 1);
+            arena_clear(&a.arena);
+            expect(b, "u", BEHAVIOUR_READ, "u");
+        }
+        behaviour_free(b);
+    }
+}
+
+static void deadlines_are_kept_while_every_connection_waits(void **state)
+{
+    static const uint64_t ms[] = {400, 50, 200, 100};
+    struct fake_redis *f = *state;
+    struct config cfg = config_for(f->path);
+    char key[] = "{user_id}";
+    struct asked hung, jobs[ARRAY_LEN(ms)];
+    struct behaviour *b;
+
+    cfg.behaviour_key = key;
+    cfg.redis_connections = 1;
+    b = started(&cfg);
+    assert_true(submit(b, &hung, "hang", 1200));
+    while (f->commands == 0)
+        sleep_ms(1);
+    for (size_t i = 0; i < ARRAY_LEN(ms); i++)
+        assert_true(submit(b, &jobs[i], "u", ms[i]));
+    finish(jobs, ARRAY_LEN(ms), BEHAVIOUR_TIMEOUT);
+    finish(&hung, 1, BEHAVIOUR_TIMEOUT);
+    assert_int_equal(f->commands, 1);
+    for (size_t i = 0; i < ARRAY_LEN(ms); i++) {
+        assert_true(took_ms(&jobs[i]) >= ms[i] - 1);
+        assert_true(jobs[i].done_ns < hung.done_ns);
+    }
+    assert_true(jobs[1].done_ns < jobs[0].done_ns); /* not in their order */
     behaviour_free(b);
 }
 
@@ -987,14 +1157,16 @@ static void errors_of_the_server_open_the_breaker(void **state)
     behaviour_free(b);
 }
 
-/* Asks until the breaker refuses; returns how many were asked. */
+/* Asks for ever other users until the breaker refuses; returns how many were asked. */
 static int ask_until_refused(struct behaviour *b, enum behaviour_status status)
 {
+    char user[16] = "u0";
     struct asked a;
     int n = 0;
 
-    while (n < 1000 && submit(b, &a, "u", 30)) {
+    while (n < 1000 && submit(b, &a, user, 30)) {
         wait_for(&a);
+        snprintf(user, sizeof user, "u%d", n + 1);
         if (a.job.status != BEHAVIOUR_BREAKER) /* it may open while a job waits */
             assert_int_equal(a.job.status, status);
         arena_clear(&a.arena);
@@ -1060,6 +1232,7 @@ static void restart_while_idle_costs_no_job(void **state)
         real_kill(&real);
         real_launch(&real);
         sleep_ms(60 * i); /* before and after an idle thread has noticed */
+        wait_for_state(b, "up", 5000);
         expect(b, "u", BEHAVIOUR_READ, "");
     }
     behaviour_free(b);
@@ -1077,7 +1250,7 @@ static void idle_stage_notices_that_redis_is_gone_and_back(void **state)
     wait_for_metric("recalld_redis_breaker_open 1");
     wait_for_metric("recalld_redis_connections_up 0");
     real_launch(&real);
-    wait_for_state(b, "up", 1000);
+    wait_for_state(b, "up", 5000);
     wait_for_metric("recalld_redis_breaker_open 0");
     wait_for_metric("recalld_redis_connections_up 2");
     behaviour_free(b);
@@ -1182,6 +1355,10 @@ int main(void)
         cmocka_unit_test(many_threads_get_their_own_answers),
         cmocka_unit_test(user_ids_are_arbitrary_bytes),
         WITH_FAKE(hung_key_hurts_nobody_else),
+        WITH_FAKE(many_jobs_of_a_hung_key_hold_one_connection),
+        WITH_FAKE(hung_key_alone_opens_no_breaker_and_is_read_once_it_answers),
+        WITH_FAKE(key_that_is_merely_slow_is_read_every_time),
+        WITH_FAKE(deadlines_are_kept_while_every_connection_waits),
         WITH_FAKE(job_past_its_deadline_is_not_asked),
         WITH_FAKE(full_stage_takes_no_more_and_stopping_hands_all_back),
         WITH_FAKE(errors_of_the_server_open_the_breaker),

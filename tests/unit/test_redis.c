@@ -323,7 +323,10 @@ static void keys_are_arbitrary_bytes(void **state)
     struct str argv[] = {{"SET", 3}, {key, sizeof key - 1}, {"v", 1}};
     struct str get[] = {{"GET", 3}, {key, sizeof key - 1}};
     struct got got[2] = {{0}};
-    struct redis_command cmds[] = {{argv, 3, in_ms(2000), &got[0]}, {get, 2, in_ms(2000), &got[1]}};
+    struct redis_command cmds[] = {
+        {.argv = argv, .argc = 3, .deadline_ns = in_ms(2000), .user = &got[0]},
+        {.argv = get, .argc = 2, .deadline_ns = in_ms(2000), .user = &got[1]},
+    };
     struct redis_conn *c = conn_to(real.path, NULL);
 
     (void)state;
@@ -603,7 +606,8 @@ static void bytes_nobody_asked_for_reach_nobody(void **state)
         ask(c, "one", "GET", with_more[i], NULL);
         ask(c, "mine", "GET", "mine", NULL);
     }
-    send(f->fds[f->connections - 1], "+stray\r\n", 8, MSG_NOSIGNAL); /* while nothing is asked */
+    send(f->fds[f->connections - 1], "+stray\r\n", 8, MSG_NOSIGNAL);
+    sleep_ms(20); /* idle for a while, so the socket is looked at before it is used */
     ask(c, "mine", "GET", "mine", NULL);
     redis_conn_free(c);
 }
@@ -620,6 +624,159 @@ static void half_a_reply_is_late_not_wrong(void **state)
     expect(&b, 0, REDIS_REPLIED, "whole");
     expect(&b, 1, REDIS_TIMED_OUT, "");
     ask(c, "after", "GET", "after", NULL);
+    redis_conn_free(c);
+}
+
+/* ---- overdue replies ------------------------------------------------------------- */
+
+/* What `overdue` answers, and what it was asked about. */
+struct watch {
+    enum redis_overdue answer;
+    int asked, of_nobody;
+    const struct redis_command *about;
+    uint64_t at_ns;
+};
+
+static enum redis_overdue watch(const struct redis_command *cmd, void *arg)
+{
+    struct watch *w = arg;
+
+    w->asked++;
+    w->of_nobody += cmd == NULL;
+    w->about = cmd;
+    w->at_ns = clock_ns();
+    return w->answer;
+}
+
+static struct redis_conn *watched_conn(const char *address, int timeout_ms, struct watch *w)
+{
+    struct redis_conn *c =
+        conn_with((struct redis_options){.address = address, .timeout_ms = timeout_ms}, NULL);
+
+    redis_conn_when_overdue(c, watch, w);
+    ask(c, "x", "GET", "x", NULL); /* connected, and a reply is known to take no time */
+    return c;
+}
+
+static void those_behind_an_overdue_reply_are_given_back(void **state)
+{
+    static const char *const hung[] = {"hang", "half:*1\r\n$5\r\nab", "late:400:h"};
+    struct fake_redis *f = *state;
+
+    for (size_t i = 0; i < ARRAY_LEN(hung); i++) {
+        struct watch w = {.answer = REDIS_ALONE};
+        struct redis_conn *c = watched_conn(f->path, 300, &w);
+        struct batch b = {.n = 0};
+
+        add(&b, 300, "GET", "before", NULL);
+        add(&b, 300, "GET", hung[i], NULL);
+        add(&b, 300, "GET", "its other", NULL);
+        b.cmds[2].with_previous = true;
+        add(&b, 300, "GET", "behind", NULL);
+        add(&b, 60, "GET", "hasty", NULL);
+        run(c, &b);
+        assert_int_equal(w.asked, 1);
+        assert_ptr_equal(w.about, &b.cmds[1]);
+        expect(&b, 0, REDIS_REPLIED, "before");
+        assert_int_equal(b.got[1].outcome, REDIS_TIMED_OUT);
+        assert_int_equal(b.got[2].outcome, REDIS_TIMED_OUT);
+        assert_true(took_ms(&b, 1) >= 299); /* it had all its time */
+        assert_int_equal(b.got[3].outcome, REDIS_BLOCKED);
+        assert_in_range(took_ms(&b, 3), 99, 290);
+        assert_int_equal(b.got[4].outcome, REDIS_TIMED_OUT);
+        ask(c, "after", "GET", "after", NULL);
+        redis_conn_free(c);
+    }
+}
+
+static void overdue_reply_that_comes_is_handed_out(void **state)
+{
+    struct fake_redis *f = *state;
+    struct watch w = {.answer = REDIS_ALONE};
+    struct redis_conn *c = watched_conn(f->path, 300, &w);
+    struct batch b = {.n = 0};
+
+    add(&b, 3000, "GET", "late:200:me", NULL);
+    add(&b, 3000, "GET", "behind", NULL);
+    run(c, &b);
+    expect(&b, 0, REDIS_REPLIED, "late:200:me");
+    assert_int_equal(b.got[1].outcome, REDIS_BLOCKED); /* its reply comes too, to nobody */
+    ask(c, "after", "GET", "after", NULL);
+    redis_conn_free(c);
+}
+
+static void overdue_reply_can_be_given_up_at_once(void **state)
+{
+    struct fake_redis *f = *state;
+    struct watch w = {.answer = REDIS_DROP};
+    struct redis_conn *c = watched_conn(f->path, 300, &w);
+    struct batch b = {.n = 0};
+
+    add(&b, 3000, "GET", "hang", NULL);
+    add(&b, 3000, "GET", "its other", NULL);
+    b.cmds[1].with_previous = true;
+    add(&b, 3000, "GET", "behind", NULL);
+    run(c, &b);
+    assert_int_equal(b.got[0].outcome, REDIS_TIMED_OUT);
+    assert_int_equal(b.got[1].outcome, REDIS_TIMED_OUT);
+    assert_int_equal(b.got[2].outcome, REDIS_BLOCKED);
+    assert_in_range(took_ms(&b, 0), 99, 2000);
+    assert_false(redis_conn_is_up(c));
+    redis_conn_free(c);
+}
+
+static void waiting_on_is_asked_about_again(void **state)
+{
+    struct fake_redis *f = *state;
+    struct watch w = {.answer = REDIS_WAIT};
+    struct redis_conn *c = watched_conn(f->path, 90, &w);
+    struct batch b = {.n = 0};
+
+    add(&b, 3000, "GET", "late:200:a", NULL);
+    add(&b, 3000, "GET", "b", NULL);
+    run(c, &b);
+    expect(&b, 0, REDIS_REPLIED, "late:200:a");
+    expect(&b, 1, REDIS_REPLIED, "b");
+    assert_in_range(w.asked, 1, 6);
+    assert_int_equal(w.of_nobody, 0);
+    assert_int_equal(redis_conn_connects(c).ok, 1);
+    redis_conn_free(c);
+}
+
+static void overdue_reply_to_a_late_command_is_nobodys(void **state)
+{
+    struct fake_redis *f = *state;
+    struct watch w = {.answer = REDIS_ALONE};
+    struct redis_conn *c = watched_conn(f->path, 300, &w);
+    struct batch b = {.n = 0};
+
+    add(&b, 20, "GET", "hang", NULL);
+    add(&b, 3000, "GET", "behind", NULL);
+    run(c, &b);
+    assert_int_equal(w.of_nobody, 1);
+    assert_int_equal(b.got[0].outcome, REDIS_TIMED_OUT);
+    assert_int_equal(b.got[1].outcome, REDIS_BLOCKED);
+    assert_in_range(took_ms(&b, 1), 99, 2000);
+    redis_conn_free(c);
+}
+
+/* A reply is overdue against what replies take, not against a clock of ours. */
+static void slow_server_is_not_overdue_for_long(void **state)
+{
+    struct fake_redis *f = *state;
+    struct watch w = {.answer = REDIS_ALONE};
+    struct redis_conn *c = watched_conn(f->path, 300, &w);
+
+    for (int i = 0; i < 4; i++) {
+        struct batch b = {.n = 0};
+
+        add(&b, 3000, "GET", "late:150:a", NULL);
+        add(&b, 3000, "GET", "b", NULL);
+        run(c, &b);
+        expect(&b, 0, REDIS_REPLIED, "late:150:a");
+        assert_int_equal(b.got[1].outcome, i == 0 ? REDIS_BLOCKED : REDIS_REPLIED);
+    }
+    assert_int_equal(w.asked, 1);
     redis_conn_free(c);
 }
 
@@ -774,17 +931,17 @@ static void commands_keep_their_deadlines_while_connecting(void **state)
         (void)!connect(fds[i], (struct sockaddr *)&at, sizeof at);
     }
     address = xasprintf("127.0.0.1:%d", ntohs(at.sin_port));
-    c = conn_with((struct redis_options){.address = address, .connect_ms = 500}, NULL);
-    add(&b, 100, "GET", "a", NULL);
-    add(&b, 250, "GET", "b", NULL);
+    c = conn_with((struct redis_options){.address = address, .connect_ms = 1000}, NULL);
+    add(&b, 150, "GET", "a", NULL);
+    add(&b, 400, "GET", "b", NULL);
     add(&b, 5000, "GET", "c", NULL);
     run(c, &b);
     expect(&b, 0, REDIS_TIMED_OUT, "");
-    assert_in_range(took_ms(&b, 0), 99, 240);
+    assert_in_range(took_ms(&b, 0), 149, 990);
     expect(&b, 1, REDIS_TIMED_OUT, "");
-    assert_in_range(took_ms(&b, 1), 249, 490);
+    assert_in_range(took_ms(&b, 1), 399, 990);
     expect(&b, 2, REDIS_FAILED, "no connection in time");
-    assert_in_range(took_ms(&b, 2), 499, 1500);
+    assert_in_range(took_ms(&b, 2), 999, 3000);
     redis_conn_free(c);
     free(address);
     for (int i = 0; i < 4; i++)
@@ -834,20 +991,20 @@ static void pipeline_is_one_event_for_the_breaker(void **state)
     struct fake_redis *f = *state;
     struct breaker *breaker = breaker_new(2);
     struct redis_conn *c =
-        conn_with((struct redis_options){.address = f->path, .timeout_ms = 20}, breaker);
+        conn_with((struct redis_options){.address = f->path, .timeout_ms = 100}, breaker);
     struct batch dead = {.n = 0}, mixed = {.n = 0}, last = {.n = 0}, more = {.n = 0};
 
     for (int i = 0; i < 10; i++)
-        add(&dead, 20, "GET", "hang", NULL);
+        add(&dead, 100, "GET", "hang", NULL);
     run(c, &dead);
     assert_true(breaker_allows(breaker));
-    add(&mixed, 50, "GET", "good", NULL);
-    add(&mixed, 20, "GET", "hang", NULL);
+    add(&mixed, 2000, "GET", "good", NULL);
+    add(&mixed, 100, "GET", "hang", NULL);
     run(c, &mixed); /* one answer speaks for the server */
-    add(&last, 20, "GET", "hang", NULL);
+    add(&last, 100, "GET", "hang", NULL);
     run(c, &last);
     assert_true(breaker_allows(breaker));
-    add(&more, 20, "GET", "close", NULL);
+    add(&more, 100, "GET", "close", NULL);
     run(c, &more);
     assert_false(breaker_allows(breaker));
     redis_conn_free(c);
@@ -869,6 +1026,28 @@ static void impatient_commands_do_not_open_the_breaker(void **state)
         assert_int_equal(b.got[0].outcome, REDIS_TIMED_OUT);
     }
     assert_true(breaker_allows(breaker));
+    redis_conn_free(c);
+    breaker_free(breaker);
+}
+
+static void silence_of_doubtful_commands_does_not_open_the_breaker(void **state)
+{
+    struct fake_redis *f = *state;
+    struct breaker *breaker = breaker_new(1);
+    struct redis_conn *c =
+        conn_with((struct redis_options){.address = f->path, .timeout_ms = 100}, breaker);
+    struct batch doubtful = {.n = 0}, both = {.n = 0};
+
+    add(&doubtful, 100, "GET", "hang", NULL);
+    doubtful.cmds[0].doubtful = true;
+    run(c, &doubtful);
+    assert_int_equal(doubtful.got[0].outcome, REDIS_TIMED_OUT);
+    assert_true(breaker_allows(breaker));
+    add(&both, 100, "GET", "hang", NULL);
+    both.cmds[0].doubtful = true;
+    add(&both, 100, "GET", "other", NULL);
+    run(c, &both);
+    assert_false(breaker_allows(breaker));
     redis_conn_free(c);
     breaker_free(breaker);
 }
@@ -966,6 +1145,12 @@ int main(void)
         WITH_FAKE(late_reply_never_reaches_another_command),
         WITH_FAKE(bytes_nobody_asked_for_reach_nobody),
         WITH_FAKE(half_a_reply_is_late_not_wrong),
+        WITH_FAKE(those_behind_an_overdue_reply_are_given_back),
+        WITH_FAKE(overdue_reply_that_comes_is_handed_out),
+        WITH_FAKE(overdue_reply_can_be_given_up_at_once),
+        WITH_FAKE(waiting_on_is_asked_about_again),
+        WITH_FAKE(overdue_reply_to_a_late_command_is_nobodys),
+        WITH_FAKE(slow_server_is_not_overdue_for_long),
         WITH_FAKE(what_is_not_a_reply_fails_the_rest_and_the_connection),
         WITH_FAKE(error_texts_are_printable),
         WITH_FAKE(lost_connection_is_not_tried_again_blindly),
@@ -976,6 +1161,7 @@ int main(void)
         WITH_FAKE(errors_of_the_server_as_a_whole_count_for_the_breaker),
         WITH_FAKE(pipeline_is_one_event_for_the_breaker),
         WITH_FAKE(impatient_commands_do_not_open_the_breaker),
+        WITH_FAKE(silence_of_doubtful_commands_does_not_open_the_breaker),
         WITH_FAKE(healing_backs_off_and_closes_the_breaker),
         WITH_FAKE(open_breaker_is_closed_by_a_ping_over_the_standing_connection),
         WITH_FAKE(healing_notices_a_connection_that_was_closed),
