@@ -154,6 +154,17 @@ static int copy_in(struct builder *b, const char *from, const char *name, struct
     return result;
 }
 
+/* Notes the hash of a file that is in the bundle already; it stays mapped in *m. */
+static int note_file(struct builder *b, const char *path, const char *name, struct manifest_file *f,
+                     struct mapped *m)
+{
+    if (file_map(m, path, b->err) == -1)
+        return -1;
+    f->file = name;
+    sha256_hex(m->bytes, m->len, f->sha256);
+    return 0;
+}
+
 /* ---- model ---------------------------------------------------------------------- */
 
 static const char *asked_variant(const struct bundle_build *ask)
@@ -217,17 +228,31 @@ static int copy_init(struct builder *b, struct model_options *o, bool init_asked
     return result;
 }
 
+/* The checkpoint as it is; one that consists of several files becomes one. */
+static int take_weights(struct builder *b)
+{
+    const char *extension = ckpt_extension(b->ckpt);
+    char *path;
+    int result;
+
+    b->weights_name = xasprintf("weights.%s", extension != NULL ? extension : "safetensors");
+    if (extension != NULL)
+        return copy_in(b, b->ask->weights, b->weights_name, &b->manifest.weights, &b->weights);
+    path = path_join(b->dir, b->weights_name);
+    result = ckpt_convert(b->ckpt, path, b->err);
+    if (result == 0)
+        result = note_file(b, path, b->weights_name, &b->manifest.weights, &b->weights);
+    free(path);
+    return result;
+}
+
 static int take_model(struct builder *b)
 {
     struct model_options o;
     bool init_asked;
 
     b->ckpt = ckpt_open(b->ask->weights, b->err);
-    if (b->ckpt == NULL)
-        return -1;
-    b->weights_name = xasprintf("weights.%s", ckpt_format(b->ckpt));
-    if (choose_options(b, &o, &init_asked) == -1 ||
-        copy_in(b, b->ask->weights, b->weights_name, &b->manifest.weights, &b->weights) == -1 ||
+    if (b->ckpt == NULL || choose_options(b, &o, &init_asked) == -1 || take_weights(b) == -1 ||
         (o.init == INIT_FILE && copy_init(b, &o, init_asked) == -1))
         return -1;
     b->model = model_open(b->ckpt, &o, b->dir, b->err);

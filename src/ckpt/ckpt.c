@@ -56,17 +56,32 @@ static bool is_tf_index(const uint8_t *bytes, size_t len)
     return len >= 48 && memcmp(bytes + len - sizeof magic, magic, sizeof magic) == 0;
 }
 
+/* A scripted model is a zip with code in it, and is read as little as that code is run. */
+static bool is_pdiparams(const uint8_t *bytes, size_t len)
+{
+    struct reader r;
+    uint32_t version, tensor_version;
+    uint64_t lod;
+
+    reader_init(&r, NULL, bytes, len);
+    return reader_u32le(&r, &version) && version == 0 && reader_u64le(&r, &lod) && lod == 0 &&
+           reader_u32le(&r, &tensor_version) && tensor_version == 0 && len > 24;
+}
+
 /* The first row that fits. A safetensors header may be 640 bytes long, which is 80 02 and zeros,
  * the start of a pickle: so it is asked first. A damaged length is better explained by its own
  * reader than by "unknown format": so it is asked again at the end, less strictly. */
 static const struct ckpt_format formats[] = {
-    {"safetensors", is_safetensors, safetensors_load},
-    {"legacy torch (.pt)", is_torch_legacy, NULL},
-    {"pickle (.pdparams)", is_pickle, NULL},
-    {"torch zip (.pt, .pth)", is_zip, NULL},
-    {"HDF5 (.h5)", is_hdf5, NULL},
-    {"TensorFlow index (.index)", is_tf_index, NULL},
-    {"safetensors", has_header_brace, safetensors_load},
+    {"safetensors", "safetensors", is_safetensors, safetensors_load, NULL},
+    {"PyTorch, legacy", "pt", is_torch_legacy, torch_legacy_load, NULL},
+    {"Paddle .pdparams", "pdparams", is_pickle, paddle_load, NULL},
+    {"PyTorch", "pt", is_zip, torch_load, NULL},
+    {"TensorFlow", NULL, is_tf_index, tensorflow_load, NULL},
+    {"HDF5 (Keras .h5)", NULL, is_hdf5, NULL,
+     "save its weights as safetensors (docs/models.md has the lines)"},
+    {"Paddle .pdiparams", NULL, is_pdiparams, NULL,
+     "its names are in another file; save the training model's state_dict with paddle.save"},
+    {"safetensors", "safetensors", has_header_brace, safetensors_load, NULL},
 };
 
 static int sniff(struct ckpt *c, struct err *err)
@@ -78,14 +93,86 @@ static int sniff(struct ckpt *c, struct err *err)
             continue;
         c->format = &formats[i];
         if (formats[i].load == NULL)
-            return err_set(err, ERR_FORMAT,
-                           "%s: recognised as a %s file, a format that is not read yet; convert it "
-                           "to safetensors (docs/models.md)",
-                           c->name, formats[i].name);
+            return err_set(err, ERR_FORMAT, "%s: recognised as %s, which is not read: %s", c->name,
+                           formats[i].name, formats[i].instead);
         return 0;
     }
-    return err_set(err, ERR_FORMAT, "%s: not a checkpoint in a known format (safetensors)",
+    return err_set(err, ERR_FORMAT,
+                   "%s: not a checkpoint in a known format (safetensors, .pdparams, .pt, "
+                   "TensorFlow's .index)",
                    c->name);
+}
+
+/* ---- what loaders share -------------------------------------------------------- */
+
+static int check_name(const struct ckpt *c, struct str name, struct err *err)
+{
+    if (name.len == 0 || name.len > CKPT_MAX_NAME)
+        return err_set(err, ERR_LIMIT, "%s: a tensor's name has %zu bytes, must be 1 to %d",
+                       c->name, name.len, CKPT_MAX_NAME);
+    if (memchr(name.p, 0, name.len) != NULL || !utf8_valid(name.p, name.len))
+        return err_set(err, ERR_FORMAT, "%s: a tensor's name is not text", c->name);
+    return 0;
+}
+
+struct tensor *ckpt_add(struct ckpt *c, struct str name, struct err *err)
+{
+    if (check_name(c, name, err) == -1)
+        return NULL;
+    if (c->n_tensors == CKPT_MAX_TENSORS) {
+        err_set(err, ERR_LIMIT, "%s: more than %d tensors", c->name, CKPT_MAX_TENSORS);
+        return NULL;
+    }
+    if (c->n_tensors == c->tensors_room) {
+        c->tensors_room = c->tensors_room == 0 ? 64 : 2 * c->tensors_room;
+        c->tensors = xrealloc(c->tensors, c->tensors_room * sizeof *c->tensors);
+    }
+    c->tensors[c->n_tensors] = (struct tensor){.name = arena_strndup(&c->text, name.p, name.len)};
+    return &c->tensors[c->n_tensors++];
+}
+
+int tensor_set(const struct ckpt *c, struct tensor *t, enum dtype dtype, const uint64_t *shape,
+               size_t n_dims, struct err *err)
+{
+    if (n_dims > CKPT_MAX_DIMS)
+        return err_set(err, ERR_FORMAT, "%s: tensor %s: %zu dimensions, at most %d are read",
+                       c->name, t->name, n_dims, CKPT_MAX_DIMS);
+    t->dtype = dtype;
+    t->n_dims = (int)n_dims;
+    t->count = 1;
+    for (size_t d = 0; d < n_dims; d++) {
+        if (shape[d] < 1)
+            return err_set(err, ERR_FORMAT, "%s: tensor %s: size %zu of shape is not 1 or more",
+                           c->name, t->name, d);
+        t->shape[d] = (size_t)shape[d];
+        if (!mem_product(t->count, t->shape[d], &t->count))
+            return err_set(err, ERR_FORMAT, "%s: tensor %s: shape is too large", c->name, t->name);
+    }
+    if (!mem_product(t->count, dtype_size(dtype), &t->bytes))
+        return err_set(err, ERR_FORMAT, "%s: tensor %s: shape is too large", c->name, t->name);
+    return 0;
+}
+
+uint8_t *ckpt_own(struct ckpt *c, size_t bytes, struct err *err)
+{
+    size_t limit = 2 * (c->len + c->parts_len) + 65536;
+    struct owned *o;
+
+    if (bytes > limit - c->owned_bytes) {
+        err_set(err, ERR_LIMIT,
+                "%s: its tensors need more than twice the %zu bytes that the file has", c->name,
+                c->len + c->parts_len);
+        return NULL;
+    }
+    o = mem_try_aligned(sizeof *o + bytes, 1);
+    if (o == NULL) {
+        err_set(err, ERR_NOMEM, "%s: no memory for a tensor of %zu bytes", c->name, bytes);
+        return NULL;
+    }
+    o->next = c->owned;
+    c->owned = o;
+    c->owned_bytes += bytes;
+    return o->bytes;
 }
 
 /* ---- opening ------------------------------------------------------------------- */
@@ -105,6 +192,10 @@ static int sort_names(struct ckpt *c, struct err *err)
     for (size_t i = 0; i < c->n_tensors; i++)
         c->by_name[i] = &c->tensors[i];
     qsort(c->by_name, c->n_tensors, sizeof(struct tensor *), by_name);
+    for (size_t i = 1; i < c->n_tensors; i++)
+        if (strcmp(c->by_name[i - 1]->name, c->by_name[i]->name) == 0)
+            return err_set(err, ERR_FORMAT, "%s: two tensors are named %s", c->name,
+                           c->by_name[i]->name);
     return 0;
 }
 
@@ -122,8 +213,8 @@ struct ckpt *ckpt_open(const char *path, struct err *err)
 {
     struct ckpt *c = xcalloc(1, sizeof *c);
 
-    c->name = xstrdup(path);
-    if (file_map(&c->file, path, err) == -1) {
+    c->name = ckpt_locate(path, err);
+    if (c->name == NULL || file_map(&c->file, c->name, err) == -1) {
         ckpt_free(c);
         return NULL;
     }
@@ -146,10 +237,20 @@ void ckpt_free(struct ckpt *c)
 {
     if (c == NULL)
         return;
+    while (c->owned != NULL) {
+        struct owned *o = c->owned;
+
+        c->owned = o->next;
+        free(o);
+    }
     free(c->by_name);
     free(c->tensors);
+    arena_clear(&c->text);
     free(c->meta);
     json_decref(c->strings);
+    for (size_t i = 0; i < c->n_parts; i++)
+        file_unmap(&c->parts[i]);
+    free(c->parts);
     file_unmap(&c->file);
     free(c->name);
     free(c);
@@ -165,6 +266,11 @@ const char *ckpt_name(const struct ckpt *c)
 const char *ckpt_format(const struct ckpt *c)
 {
     return c->format->name;
+}
+
+const char *ckpt_extension(const struct ckpt *c)
+{
+    return c->format->extension;
 }
 
 size_t ckpt_count(const struct ckpt *c)
@@ -208,10 +314,10 @@ static const struct {
     const char *name;
     size_t size;
 } dtypes[] = {
-    [DTYPE_F32] = {"F32", 4},
-    [DTYPE_F16] = {"F16", 2},
-    [DTYPE_BF16] = {"BF16", 2},
-    [DTYPE_I64] = {"I64", 8},
+    [DTYPE_F64] = {"F64", 8},   [DTYPE_F32] = {"F32", 4},     [DTYPE_F16] = {"F16", 2},
+    [DTYPE_BF16] = {"BF16", 2}, [DTYPE_I64] = {"I64", 8},     [DTYPE_I32] = {"I32", 4},
+    [DTYPE_I16] = {"I16", 2},   [DTYPE_I8] = {"I8", 1},       [DTYPE_U8] = {"U8", 1},
+    [DTYPE_BOOL] = {"BOOL", 1}, [DTYPE_OTHER] = {"other", 0},
 };
 
 const char *dtype_name(enum dtype d)
@@ -255,10 +361,22 @@ static uint16_t u16le(const uint8_t *p)
     return (uint16_t)(p[0] | p[1] << 8);
 }
 
+/* What a float cannot hold becomes infinity here, and is refused as such. */
+static float from_f64(const uint8_t *p)
+{
+    double d;
+
+    memcpy(&d, p, sizeof d);
+    return (float)d;
+}
+
 static void convert(float *out, const struct tensor *t)
 {
     if (t->dtype == DTYPE_F32)
         memcpy(out, t->data, t->bytes);
+    else if (t->dtype == DTYPE_F64)
+        for (size_t i = 0; i < t->count; i++)
+            out[i] = from_f64(t->data + 8 * i);
     else if (t->dtype == DTYPE_F16)
         for (size_t i = 0; i < t->count; i++)
             out[i] = from_f16(u16le(t->data + 2 * i));
@@ -323,9 +441,11 @@ static int refuse_non_finite(const struct ckpt *c, const struct tensor *t, const
     return -1;
 }
 
-static bool is_view(const struct tensor *t)
+/* In the bytes of the one file: what a loader made, or mapped from another, ends with the ckpt. */
+static bool is_view(const struct ckpt *c, const struct tensor *t)
 {
-    return t->dtype == DTYPE_F32 && (uintptr_t)t->data % _Alignof(float) == 0;
+    return t->dtype == DTYPE_F32 && (uintptr_t)t->data % _Alignof(float) == 0 &&
+           t->data >= c->bytes && t->data < c->bytes + c->len;
 }
 
 const float *tensor_f32(const struct ckpt *c, const struct tensor *t, float **owned,
@@ -334,11 +454,12 @@ const float *tensor_f32(const struct ckpt *c, const struct tensor *t, float **ow
     const float *values;
 
     *owned = NULL;
-    if (t->dtype == DTYPE_I64) {
-        err_set(err, ERR_FORMAT, "%s: tensor %s holds I64, floats are needed", c->name, t->name);
+    if (t->dtype > DTYPE_BF16) {
+        err_set(err, ERR_FORMAT, "%s: tensor %s holds %s, floats are needed", c->name, t->name,
+                t->dtype == DTYPE_OTHER ? t->other : dtype_name(t->dtype));
         return NULL;
     }
-    if (is_view(t)) {
+    if (is_view(c, t)) {
         values = (const float *)(const void *)t->data;
     } else {
         *owned = mem_try_aligned(t->count, sizeof(float));

@@ -16,10 +16,17 @@ struct ckpt_meta {
     const char *key, *value;
 };
 
+struct owned {
+    struct owned *next;
+    _Alignas(64) uint8_t bytes[];
+};
+
 struct ckpt {
     char *name; /* for messages */
     const struct ckpt_format *format;
-    struct mapped file; /* empty when the bytes are borrowed */
+    struct mapped file;   /* empty when the bytes are borrowed */
+    struct mapped *parts; /* further files that tensors are in */
+    size_t n_parts, parts_len;
     const uint8_t *bytes;
     size_t len;
     /* Filled by the format's load. */
@@ -27,18 +34,44 @@ struct ckpt {
     size_t n_tensors;
     struct ckpt_meta *meta;
     size_t n_meta;
-    json_t *strings; /* owns the text that names and metadata point to */
+    size_t tensors_room;
+    json_t *strings; /* owns the text that names and metadata point to; or `text` does */
+    struct arena text;
+    struct owned *owned; /* data that is not stored as a view needs it */
+    size_t owned_bytes;
     /* Filled by ckpt.c. */
     const struct tensor **by_name; /* sorted */
 };
 
 struct ckpt_format {
     const char *name;
+    const char *extension; /* NULL: several files */
     bool (*is)(const uint8_t *bytes, size_t len);
-    /* NULL: recognised, so that the message can say so, and not read yet. */
-    int (*load)(struct ckpt *c, struct err *err);
+    int (*load)(struct ckpt *c, struct err *err); /* NULL: recognised and not read */
+    const char *instead;                          /* then: what to do about it */
 };
 
 int safetensors_load(struct ckpt *c, struct err *err) WARN_UNUSED;
+int paddle_load(struct ckpt *c, struct err *err) WARN_UNUSED;
+int torch_load(struct ckpt *c, struct err *err) WARN_UNUSED;
+int torch_legacy_load(struct ckpt *c, struct err *err) WARN_UNUSED;
+int tensorflow_load(struct ckpt *c, struct err *err) WARN_UNUSED;
+
+/* ---- what a path means (locate.c) ---- */
+
+/* The file to open, to be freed; NULL with *err set. */
+char *ckpt_locate(const char *path, struct err *err) WARN_UNUSED;
+
+/* ---- what loaders share (ckpt.c) ---- */
+
+/* The next tensor, with a copy of its name, which is checked. NULL with *err set. Valid until the
+ * next call. */
+struct tensor *ckpt_add(struct ckpt *c, struct str name, struct err *err) WARN_UNUSED;
+/* Sets dtype, shape, count and bytes of a tensor; -1 when a size is 0 or the product too large. */
+int tensor_set(const struct ckpt *c, struct tensor *t, enum dtype dtype, const uint64_t *shape,
+               size_t n_dims, struct err *err) WARN_UNUSED;
+/* Memory that lives as long as the ckpt; all of it together stays below twice the file's size and a
+ * little, so a file cannot make us allocate what it does not hold. NULL with *err set. */
+uint8_t *ckpt_own(struct ckpt *c, size_t bytes, struct err *err) WARN_UNUSED;
 
 #endif

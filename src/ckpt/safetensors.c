@@ -19,13 +19,12 @@ static int read_dtype(const struct ckpt *c, struct tensor *t, const json_t *v, s
 
     if (text == NULL)
         return err_set(err, ERR_FORMAT, "%s: tensor %s: dtype is not a string", c->name, t->name);
-    for (enum dtype d = DTYPE_F32; d <= DTYPE_I64; d++)
+    for (enum dtype d = DTYPE_F64; d < DTYPE_OTHER; d++)
         if (strcmp(text, dtype_name(d)) == 0) {
             t->dtype = d;
             return 0;
         }
-    return err_set(err, ERR_FORMAT, "%s: tensor %s: dtype %s is not read (F32, F16, BF16, I64)",
-                   c->name, t->name, text);
+    return err_set(err, ERR_FORMAT, "%s: tensor %s: dtype %s is not read", c->name, t->name, text);
 }
 
 static int read_shape(const struct ckpt *c, struct tensor *t, const json_t *v, struct err *err)
@@ -240,7 +239,7 @@ static void put_entry(struct buf *b, const struct ckpt_writer_tensor *t, size_t 
     buf_printf(b, "],\"data_offsets\":[%zu,%zu]}", begin, begin + count_of(t) * sizeof(float));
 }
 
-/* The header is padded with blanks to a multiple of 8, so that mapped floats are aligned. */
+/* The header is padded with blanks to a multiple of 8, so that floats are aligned. */
 void ckpt_encode(struct buf *out, const struct ckpt_writer_tensor *t, size_t n,
                  const char *const *meta)
 {
@@ -278,5 +277,38 @@ int ckpt_write(const char *path, const struct ckpt_writer_tensor *t, size_t n,
     ckpt_encode(&out, t, n, meta);
     result = file_write(path, out.p, out.len, err);
     buf_clear(&out);
+    return result;
+}
+
+int ckpt_convert(const struct ckpt *c, const char *path, struct err *err)
+{
+    struct ckpt_writer_tensor *t = xcalloc(c->n_tensors + 1, sizeof *t);
+    float **owned = xcalloc(c->n_tensors + 1, sizeof *owned);
+    const char **meta = xcalloc(2 * c->n_meta + 1, sizeof *meta);
+    size_t n = 0;
+    int result = 0;
+
+    for (size_t i = 0; i < c->n_meta; i++) {
+        meta[2 * i] = c->meta[i].key;
+        meta[2 * i + 1] = c->meta[i].value;
+    }
+    for (size_t i = 0; i < c->n_tensors && result == 0; i++) {
+        const struct tensor *from = &c->tensors[i];
+
+        if (from->dtype > DTYPE_BF16)
+            continue;
+        t[n] = (struct ckpt_writer_tensor){.name = from->name, .n_dims = from->n_dims};
+        memcpy(t[n].shape, from->shape, sizeof t[n].shape);
+        t[n].data = tensor_f32(c, from, &owned[n], err);
+        result = t[n].data == NULL ? -1 : 0;
+        n++;
+    }
+    if (result == 0)
+        result = ckpt_write(path, t, n, c->n_meta > 0 ? meta : NULL, err);
+    for (size_t i = 0; i < n; i++)
+        free(owned[i]);
+    free(meta);
+    free(owned);
+    free(t);
     return result;
 }
