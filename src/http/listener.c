@@ -14,11 +14,12 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define BACKLOG 1024
+#define BACKLOG 4096 /* the kernel takes less where net.core.somaxconn says so */
 #define LINGER_MAX 64
 #define LINGER_NS 2000000000ull
 #define LINGER_LOOK_MS 250 /* how often to see whose time is over */
-#define PAUSE_MS 100       /* after accept found no free descriptor */
+#define LOOK_MS 1000
+#define PAUSE_MS 100 /* after accept found no free descriptor */
 
 struct lingering {
     int fd;
@@ -277,7 +278,7 @@ static nfds_t watch(struct listener *l, struct pollfd *p, int *timeout_ms)
     else if (log_allow(&l->full, &held))
         LOG_WARN("connections_full", "new ones wait until one closes; raise http.connections?");
     pthread_mutex_lock(&l->lock);
-    *timeout_ms = l->n_lingering > 0 ? LINGER_LOOK_MS : -1;
+    *timeout_ms = l->n_lingering > 0 ? LINGER_LOOK_MS : LOOK_MS;
     for (size_t i = 0; i < l->n_lingering; i++)
         p[n++] = (struct pollfd){.fd = l->lingering[i].fd, .events = POLLIN};
     pthread_mutex_unlock(&l->lock);
@@ -288,7 +289,7 @@ static void *listener_thread(void *arg)
 {
     struct listener *l = arg;
     struct pollfd p[2 + LINGER_MAX];
-    uint64_t count;
+    uint64_t count, look_ns = clock_ns() + LOOK_MS * 1000000ull;
 
     while (!atomic_load(&l->closing)) {
         int timeout_ms;
@@ -300,6 +301,10 @@ static void *listener_thread(void *arg)
         }
         accept_some(l);
         serve_lingering(l);
+        if (clock_ns() >= look_ns) {
+            l->hooks.look(l->hooks.arg);
+            look_ns = clock_ns() + LOOK_MS * 1000000ull;
+        }
     }
     accept_last(l);
     return NULL;

@@ -16,6 +16,7 @@ struct listener_hooks {
     bool (*has_room)(void *arg); /* may one more connection be taken? */
     /* Owns `fd`, which does not block and sends without delay. */
     void (*accepted)(void *arg, int fd, const struct sockaddr *from, socklen_t from_len);
+    void (*look)(void *arg); /* once a second */
     void *arg;
 };
 

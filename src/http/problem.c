@@ -7,7 +7,7 @@
 
 #include "server.h"
 
-/* Every status an answer may have. */
+/* Every status an answer may have; libmicrohttpd alone gives 414, 431 and 505. */
 static const struct {
     int status;
     const char *title;
@@ -21,10 +21,13 @@ static const struct {
     {405, "Method Not Allowed"},
     {409, "Conflict"},
     {413, "Content Too Large"},
+    {414, "URI Too Long"},
     {415, "Unsupported Media Type"},
+    {431, "Request Header Fields Too Large"},
     {500, "Internal Server Error"},
     {503, "Service Unavailable"},
     {504, "Gateway Timeout"},
+    {505, "HTTP Version Not Supported"},
 };
 _Static_assert(ARRAY_LEN(statuses) <= STATUS_COUNT, "raise STATUS_COUNT");
 
@@ -58,7 +61,7 @@ enum MHD_Result respond(struct request *r, int status, struct MHD_Response *resp
 {
     enum MHD_Result queued;
 
-    MHD_add_response_header(response, "X-Request-Id", r->id);
+    MHD_add_response_header(response, "X-Request-Id", request_id(r));
     /* While draining a client should not send its next request here. */
     if (atomic_load_explicit(&r->server->draining, memory_order_relaxed))
         MHD_add_response_header(response, "Connection", "close");
@@ -89,14 +92,17 @@ enum MHD_Result respond_json(struct request *r, int status, struct buf *take)
 
 /* ---- problems ------------------------------------------------------------------------------ */
 
-/* What is quoted in a detail may come from anywhere; JSON takes only UTF-8. */
+/* What is quoted in a detail may come from anywhere, and may be cut inside a character; JSON takes
+ * only UTF-8. */
 static void put_text(struct buf *out, const char *text)
 {
-    size_t len = strlen(text);
+    size_t len = strlen(text), whole = len;
     char *copy;
 
-    if (utf8_valid(text, len)) {
-        buf_json(out, text, len);
+    while (!utf8_valid(text, whole) && whole > 0 && len - whole < 3)
+        whole--;
+    if (utf8_valid(text, whole)) {
+        buf_json(out, text, whole);
         return;
     }
     copy = xstrndup(text, len);
@@ -107,17 +113,22 @@ static void put_text(struct buf *out, const char *text)
     free(copy);
 }
 
-static void put_problem(struct buf *out, const struct request *r, int status, const char *field,
+static void put_problem(struct buf *out, struct request *r, int status, const char *field,
                         const char *detail)
 {
-    buf_printf(out, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d,\"detail\":",
-               statuses[status_index(status)].title, status);
+    buf_puts(out, "{\"type\":\"about:blank\",\"title\":\"");
+    buf_puts(out, statuses[status_index(status)].title);
+    buf_puts(out, "\",\"status\":");
+    buf_u64(out, (uint64_t)status);
+    buf_puts(out, ",\"detail\":");
     put_text(out, detail);
     if (field != NULL) {
         buf_puts(out, ",\"field\":");
         put_text(out, field);
     }
-    buf_printf(out, ",\"request_id\":\"%s\"", r->id);
+    buf_puts(out, ",\"request_id\":\"");
+    buf_puts(out, request_id(r));
+    buf_putc(out, '"');
 }
 
 static enum MHD_Result send_problem(struct request *r, int status, struct buf *take)

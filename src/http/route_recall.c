@@ -90,12 +90,6 @@ enum MHD_Result route_recall(struct request *r)
         return MHD_YES; /* perhaps answered already: nothing of it may be touched here */
     take_request_id(r);
     observe(r);
-    switch (admission) {
-    case RECALL_FULL:
-        return problem(r, 503, NULL, "overloaded: the queue is full");
-    case RECALL_DRAINING:
-        return problem(r, 503, NULL, "the service is stopping");
-    default:
-        return problem(r, 400, recall_call_field(r->call), "%s", err.text);
-    }
+    return problem(r, admission == RECALL_BAD ? 400 : 503, recall_call_field(r->call), "%s",
+                   err.text);
 }

@@ -12,7 +12,8 @@
 
 static enum MHD_Result route_none(struct request *r);
 
-/* A path written out comes before one with a {segment}; the last row catches everything else. */
+/* A path written out comes before one with a {segment}; the last row catches everything else. What
+ * is malformed has no path: that row is there to be counted. */
 static const struct route routes[] = {
     {"POST", "/recall", route_recall, ROUTE_BODY | ROUTE_CALL, "200 503 504"},
     {"GET", "/livez", route_live, 0, "200"},
@@ -27,10 +28,12 @@ static const struct route routes[] = {
      "200 404 409 500 503"},
     {"PUT", "/bundles/default", route_default, ROUTE_TOKEN | ROUTE_BODY, "200 404 409 500 503"},
     {"DELETE", "/bundles/{bundle}", route_unload, ROUTE_TOKEN, "200 400 404 409 500 503"},
-    {"", "other", route_none, 0, "404"},
+    {"", "malformed", NULL, 0, "400 413 414 431 500 505"},
+    {"", "other", route_none, 0, "400 404"},
 };
 #define N_ROUTES (ARRAY_LEN(routes))
 static const struct route *const nowhere = &routes[N_ROUTES - 1];
+static const struct route *const malformed = &routes[N_ROUTES - 2];
 
 /* ---- matching ------------------------------------------------------------------------------ */
 
@@ -80,25 +83,6 @@ void route_allow(const struct request *r, struct buf *out)
 
 /* ---- refusing ------------------------------------------------------------------------------ */
 
-static void refuse(struct request *r, int status, const char *fmt, ...) PRINTF_LIKE(3, 4);
-
-static void refuse(struct request *r, int status, const char *fmt, ...)
-{
-    va_list args;
-
-    if (r->refused != 0)
-        return; /* the first reason stands */
-    r->refused = status;
-    va_start(args, fmt);
-    vsnprintf(r->refusal, sizeof r->refusal, fmt, args);
-    va_end(args);
-}
-
-static const char *header(const struct request *r, const char *name)
-{
-    return MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, name);
-}
-
 static int hex_digit(char c)
 {
     if (c >= '0' && c <= '9')
@@ -136,16 +120,16 @@ bad:
     return NULL;
 }
 
-static void check_token(struct request *r)
+static void check_token(struct request *r, const struct head *h)
 {
     struct http_token *t = (struct http_token *)cell_acquire(&r->server->token);
 
     if (t == NULL)
-        refuse(r, 403, "administration is off: no admin.token_file is configured");
-    else if (header(r, "Authorization") == NULL)
-        refuse(r, 401, "this route needs the header Authorization: Bearer TOKEN");
-    else if (!token_matches(t, header(r, "Authorization")))
-        refuse(r, 401, "the token is not the one in admin.token_file");
+        request_refuse(r, 403, "administration is off: no admin.token_file is configured");
+    else if (h->authorization == NULL)
+        request_refuse(r, 401, "this route needs the header Authorization: Bearer TOKEN");
+    else if (!token_matches(t, h->authorization))
+        request_refuse(r, 401, "the token is not the one in admin.token_file");
     http_token_free(t);
 }
 
@@ -173,17 +157,15 @@ static bool is_json_type(const char *type)
     return *type == '\0';
 }
 
-static void check_body(struct request *r)
+static void check_body(struct request *r, const struct head *h)
 {
-    const char *encoding = header(r, "Content-Encoding");
-
-    if (!is_json_type(header(r, "Content-Type")))
-        refuse(r, 415, "the body must be application/json in UTF-8");
-    if (encoding != NULL && strcasecmp(encoding, "identity") != 0)
-        refuse(r, 415, "the body must not be compressed (Content-Encoding)");
+    if (!is_json_type(h->type))
+        request_refuse(r, 415, "the body must be application/json in UTF-8");
+    if (h->encoding != NULL && strcasecmp(h->encoding, "identity") != 0)
+        request_refuse(r, 415, "the body must not be compressed (Content-Encoding)");
 }
 
-void route_find(struct request *r, const char *method, const char *path)
+void route_find(struct request *r, const struct head *h, const char *method, const char *path)
 {
     const struct route *found = routes;
     struct str param = {NULL, 0};
@@ -195,16 +177,16 @@ void route_find(struct request *r, const char *method, const char *path)
         return;
     found = with_method(found, method);
     if (found == NULL) {
-        refuse(r, 405, "this path does not take %.32s", method);
+        request_refuse(r, 405, "this path does not take %.32s", method);
         return;
     }
     r->route = found;
     if (found->flags & ROUTE_TOKEN)
-        check_token(r);
+        check_token(r, h);
     if (found->flags & ROUTE_BODY)
-        check_body(r);
+        check_body(r, h);
     if (param.p != NULL && (r->param = percent_decode(param)) == NULL)
-        refuse(r, 400, "the path is not percent-encoded UTF-8");
+        request_refuse(r, 400, "the path is not percent-encoded UTF-8");
 }
 
 static enum MHD_Result route_none(struct request *r)
@@ -224,7 +206,8 @@ static bool may_answer(const struct route *route, int status)
 
     switch (status) {
     case 405:
-        return route != nowhere;
+        return route < malformed;
+    case 400:
     case 413:
         return true;
     case 401:
@@ -232,8 +215,8 @@ static bool may_answer(const struct route *route, int status)
         return route->flags & ROUTE_TOKEN;
     case 415:
         return route->flags & ROUTE_BODY;
-    case 400:
-        if (route->flags & ROUTE_BODY)
+    case 503: /* too many large bodies */
+        if (route < malformed)
             return true;
     }
     snprintf(word, sizeof word, "%d", status);
@@ -262,10 +245,20 @@ void routes_register(void)
             counters[i][k] = may_answer(&routes[i], status_at(k)) ? register_counter(i, k) : -1;
 }
 
+static void count(const struct route *route, int status)
+{
+    int k = status_index(status);
+
+    if (k >= 0 && counters[route - routes][k] >= 0)
+        metric_add(counters[route - routes][k], 1);
+}
+
 void route_count(const struct request *r, int status)
 {
-    int id = counters[r->route - routes][status_index(status)];
+    count(r->route, status);
+}
 
-    if (id >= 0)
-        metric_add(id, 1);
+void route_count_malformed(int status)
+{
+    count(malformed, status);
 }

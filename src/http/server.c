@@ -1,151 +1,25 @@
-/* server.c - libmicrohttpd: event threads, connections, and the life of a request.
+/* server.c - libmicrohttpd: the event threads, what they call, start and stop.
  *
  * Each event thread is a libmicrohttpd daemon of its own without a listening socket; listener.c
- * accepts and deals connections out in turn. A request passes through on_request several times:
- * first with its headers (route_find), then with pieces of its body, then complete (route->answer),
- * and once more when it was suspended and resumed (request.resumed). */
+ * accepts and deals connections out in turn. */
 #include "server.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "recalld/metrics.h"
 
-/* A refused body of unknown length is read and dropped up to so many times http.max_body. */
-#define DROP_FACTOR 4
+/* Of a connection, for the request line, the headers, a part of the body and the answer's headers.
+ * All of it is cleared after every request: half of libmicrohttpd's default is half of the work. */
+#define CONNECTION_MEMORY ((size_t)16 << 10)
 #define QUIET_NS 50000000ull   /* nothing arrives for so long: everything is answered */
 #define GRACE_NS 5000000000ull /* for clients that send or read slowly while we stop */
 #define LOOK_US 2000
 #define FD_RESERVE 256 /* descriptors for Redis, bundles, the journal, beside the connections */
-
-/* ---- a request ----------------------------------------------------------------------------- */
-
-static void request_begin(struct request *r, struct http_server *s, struct MHD_Connection *mhd)
-{
-    r->server = s;
-    r->mhd = mhd;
-    uuid7(r->id);
-}
-
-/* Ready for the next request of the connection; the buffers stay. */
-static void request_end(struct request *r)
-{
-    struct buf body = r->body;
-
-    if (r->resumed != NULL) /* the client left while the request was suspended */
-        atomic_fetch_sub(&r->server->at_work, 1);
-    recall_call_put(r->call); /* not NULL when no answer took it along */
-    free(r->param);
-    free(r->given);
-    buf_clear(&r->answer);
-    if (body.cap > BODY_KEEP)
-        buf_clear(&body);
-    body.len = 0;
-    memset(r, 0, sizeof *r);
-    r->body = body;
-}
-
-/* `at_work` counts the request until it is answered, and whoever resumes it until he has let go of
- * libmicrohttpd: http_stop waits for both. */
-void request_suspend(struct request *r, enum MHD_Result (*resumed)(struct request *r))
-{
-    r->resumed = resumed;
-    atomic_fetch_add(&r->server->at_work, 1);
-    MHD_suspend_connection(r->mhd);
-}
-
-void request_resume(struct request *r)
-{
-    struct http_server *s = r->server; /* read first: resumed, the request may soon be gone */
-
-    atomic_fetch_add(&s->at_work, 1);
-    MHD_resume_connection(r->mhd);
-    atomic_fetch_sub(&s->at_work, 1);
-}
-
-static enum MHD_Result request_resumed(struct request *r)
-{
-    enum MHD_Result (*resumed)(struct request *) = r->resumed;
-    enum MHD_Result result;
-
-    r->resumed = NULL;
-    result = resumed(r);
-    atomic_fetch_sub(&r->server->at_work, 1);
-    return result;
-}
-
-/* Content-Length beyond the limit is answered before a byte of the body is read. */
-static bool announces_too_much(struct request *r)
-{
-    const char *length = MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, "Content-Length");
-    uint64_t n;
-
-    return length != NULL && (!parse_u64(length, strlen(length), &n) || n > r->server->max_body);
-}
-
-static enum MHD_Result too_large(struct request *r)
-{
-    return problem(r, 413, NULL, "the body is larger than http.max_body (%zu bytes)",
-                   r->server->max_body);
-}
-
-static enum MHD_Result request_headers(struct connection *c, const char *method, const char *path)
-{
-    struct request *r = &c->request;
-
-    route_find(r, method, path);
-    if (announces_too_much(r)) {
-        c->linger = true;
-        return too_large(r);
-    }
-    if (r->route->flags & ROUTE_CALL)
-        recall_begin(r);
-    return MHD_YES;
-}
-
-static enum MHD_Result request_body(struct request *r, const char *bytes, size_t len)
-{
-    size_t max = r->server->max_body;
-
-    r->received += len;
-    if (r->received > max * DROP_FACTOR)
-        return MHD_NO; /* closes the connection: libmicrohttpd takes no answer inside a body */
-    if (r->refused != 0 || r->received > max || !(r->route->flags & ROUTE_BODY))
-        return MHD_YES;
-    if (r->call == NULL)
-        buf_put(&r->body, bytes, len);
-    else if (recall_call_body(r->call, bytes, len, max) == -1)
-        r->received = max + 1;
-    return MHD_YES;
-}
-
-static enum MHD_Result request_answer(struct request *r)
-{
-    if (r->received > r->server->max_body)
-        return too_large(r);
-    if (r->refused != 0)
-        return problem(r, r->refused, NULL, "%s", r->refusal);
-    if (atomic_load(&r->server->closing))
-        return problem(r, 503, NULL, "the service is stopping");
-    return r->route->answer(r);
-}
-
-/* Counted before `closing` is read: once that is set and nothing is counted, nothing will be. */
-static enum MHD_Result request_complete(struct request *r)
-{
-    struct http_server *s = r->server;
-    enum MHD_Result result;
-
-    atomic_fetch_add(&s->at_work, 1);
-    result = request_answer(r);
-    atomic_fetch_sub(&s->at_work, 1);
-    return result;
-}
 
 /* ---- what libmicrohttpd calls -------------------------------------------------------------- */
 
@@ -160,13 +34,12 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *mhd, const c
 {
     struct request *r = *state;
 
-    (void)version;
     if (r == NULL) {
         struct connection *c = connection_of(mhd);
 
         *state = &c->request;
-        request_begin(&c->request, arg, mhd);
-        return request_headers(c, method, path);
+        request_begin(c, arg, mhd);
+        return request_head(&c->request, method, path, version);
     }
     if (*len > 0) {
         size_t n = *len;
@@ -182,69 +55,37 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **state,
 {
     struct request *r = *state;
 
-    (void)arg;
     (void)how;
     *state = NULL;
     if (r != NULL)
         request_end(r);
-    atomic_store(&connection_of(mhd)->busy, false);
+    connection_enter(arg, connection_of(mhd), PHASE_IDLE);
 }
 
 /* The request line is there: from here on http_stop waits for the answer. */
 static void *on_request_line(void *arg, const char *uri, struct MHD_Connection *mhd)
 {
-    (void)arg;
+    struct connection *c = connection_of(mhd);
+
     (void)uri;
-    atomic_store(&connection_of(mhd)->busy, true);
+    c->linger = true;
+    connection_enter(arg, c, PHASE_RECEIVING);
     return NULL;
-}
-
-static void connection_open(struct http_server *s, struct MHD_Connection *mhd, void **context)
-{
-    struct connection *c = xcalloc(1, sizeof *c);
-
-    c->fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
-    *context = c;
-    pthread_mutex_lock(&s->lock);
-    c->next = s->connections;
-    if (c->next != NULL)
-        c->next->previous = c;
-    s->connections = c;
-    s->n_connections++;
-    pthread_mutex_unlock(&s->lock);
-}
-
-/* Called before the socket is closed, so what is in the list is open. */
-static void connection_close(struct http_server *s, struct connection *c)
-{
-    pthread_mutex_lock(&s->lock);
-    if (c->next != NULL)
-        c->next->previous = c->previous;
-    if (c->previous != NULL)
-        c->previous->next = c->next;
-    else
-        s->connections = c->next;
-    s->n_connections--;
-    pthread_mutex_unlock(&s->lock);
-    if (c->linger) {
-        int fd = dup(c->fd); /* libmicrohttpd closes its own */
-
-        if (fd != -1)
-            listener_linger(s->listener, fd);
-    }
-    buf_clear(&c->request.body);
-    free(c);
-    if (atomic_fetch_sub(&s->open, 1) == s->connections_max)
-        listener_room(s->listener);
 }
 
 static void on_connection(void *arg, struct MHD_Connection *mhd, void **context,
                           enum MHD_ConnectionNotificationCode what)
 {
-    if (what == MHD_CONNECTION_NOTIFY_STARTED)
-        connection_open(arg, mhd, context);
-    else
-        connection_close(arg, *context);
+    struct http_server *s = arg;
+
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        *context = connection_open(
+            s, MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd);
+        return;
+    }
+    connection_close(s, *context);
+    if (atomic_fetch_sub(&s->open, 1) == s->connections_max)
+        listener_room(s->listener);
 }
 
 /* Paths stay as they were sent: what a %2F means is decided after the path was taken apart. */
@@ -257,17 +98,20 @@ static size_t keep_escapes(void *arg, struct MHD_Connection *mhd, char *text)
 
 static void on_log(void *arg, const char *fmt, va_list args) PRINTF_LIKE(2, 0);
 
+/* What is not HTTP libmicrohttpd answers by itself; that it did, only its log tells. */
 static void on_log(void *arg, const char *fmt, va_list args)
 {
+    static const char answered[] = "Error processing request (HTTP response code is ";
     struct http_server *s = arg;
     char text[256];
     unsigned held;
 
-    if (!log_allow(&s->log, &held))
-        return;
     vsnprintf(text, sizeof text, fmt, args);
     text[strcspn(text, "\r\n")] = '\0';
-    LOG_INFO("http", "held=%u %s", held, text);
+    if (strncmp(text, answered, sizeof answered - 1) == 0)
+        route_count_malformed(atoi(text + sizeof answered - 1));
+    if (log_allow(&s->log, &held))
+        LOG_INFO("http", "held=%u %s", held, text);
 }
 
 /* ---- what the listener calls --------------------------------------------------------------- */
@@ -289,6 +133,11 @@ static void accepted(void *arg, int fd, const struct sockaddr *from, socklen_t l
         atomic_fetch_sub(&s->open, 1); /* it has closed the socket and said why */
 }
 
+static void look(void *arg)
+{
+    connections_look(arg);
+}
+
 /* ---- start --------------------------------------------------------------------------------- */
 
 static struct MHD_Daemon *loop_start(struct http_server *s, const struct config *cfg)
@@ -305,7 +154,8 @@ static struct MHD_Daemon *loop_start(struct http_server *s, const struct config 
                             MHD_OPTION_URI_LOG_CALLBACK, on_request_line, s,
                             MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, s,
                             MHD_OPTION_CONNECTION_LIMIT, (unsigned)cfg->http_connections + 1,
-                            MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)cfg->http_idle_s,
+                            MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY,
+                            MHD_OPTION_CONNECTION_TIMEOUT, s->idle_s,
                             MHD_OPTION_END);
     /* clang-format on */
 }
@@ -359,11 +209,21 @@ static double read_connections(void *arg)
     return (double)atomic_load(&s->open);
 }
 
+static double read_bodies(void *arg)
+{
+    struct http_server *s = arg;
+
+    return (double)atomic_load(&s->bodies);
+}
+
 static void register_metrics(struct http_server *s)
 {
     routes_register();
     recall_register();
+    connections_register();
     metric_gauge("recalld_http_connections", "Open client connections.", "", read_connections, s);
+    metric_gauge("recalld_http_bodies_bytes", "Bytes of large request bodies in memory.", "",
+                 read_bodies, s);
 }
 
 static struct http_server *server_new(const struct http_context *ctx)
@@ -374,6 +234,7 @@ static struct http_server *server_new(const struct http_context *ctx)
     s->on = *ctx;
     s->on.config = NULL;
     s->max_body = (size_t)cfg->http_max_body;
+    s->idle_s = (unsigned)cfg->http_idle_s;
     s->connections_max = (size_t)cfg->http_connections;
     cell_init(&s->token, NULL);
     pthread_mutex_init(&s->lock, NULL);
@@ -384,7 +245,7 @@ struct http_server *http_start(const struct http_context *ctx, struct err *err)
 {
     const struct config *cfg = ctx->config;
     struct http_server *s = server_new(ctx);
-    struct listener_hooks hooks = {has_room, accepted, s};
+    struct listener_hooks hooks = {has_room, accepted, look, s};
     struct http_token *token;
 
     register_metrics(s);
@@ -422,23 +283,6 @@ void http_set_draining(struct http_server *s)
     atomic_store(&s->draining, true);
 }
 
-/* No request is under way, none waits in a socket, and no accepted connection is still on its way
- * to an event thread. */
-static bool is_quiet(struct http_server *s)
-{
-    bool quiet;
-
-    pthread_mutex_lock(&s->lock);
-    quiet = s->n_connections == atomic_load(&s->open);
-    for (const struct connection *c = s->connections; c != NULL && quiet; c = c->next) {
-        int unread = 0;
-
-        quiet = !atomic_load(&c->busy) && (ioctl(c->fd, FIONREAD, &unread) == -1 || unread == 0);
-    }
-    pthread_mutex_unlock(&s->lock);
-    return quiet;
-}
-
 /* What is at work is always waited for (libmicrohttpd must not be stopped while a request is
  * suspended); clients that are slow to send or to read only for a while. */
 static void wait_until_answered(struct http_server *s)
@@ -448,7 +292,7 @@ static void wait_until_answered(struct http_server *s)
     while (now - quiet_since < QUIET_NS && now - began < GRACE_NS) {
         usleep(LOOK_US);
         now = clock_ns();
-        if (!is_quiet(s))
+        if (!connections_quiet(s))
             quiet_since = now;
     }
     atomic_store(&s->closing, true);
@@ -473,6 +317,7 @@ void http_stop(struct http_server *s)
         unlink(s->port_file);
     cell_clear(&s->token);
     pthread_mutex_destroy(&s->lock);
+    free(s->looked_at);
     free(s->port_file);
     free(s->loops);
     free(s);

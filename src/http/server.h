@@ -7,6 +7,7 @@
 #define RECALLD_HTTP_SERVER_H
 
 #include <microhttpd.h>
+#include <poll.h>
 
 #include "listener.h"
 #include "recalld/http.h"
@@ -16,6 +17,16 @@
 #define BODY_KEEP ((size_t)64 << 10) /* an idle connection does not keep a larger buffer */
 
 struct request;
+struct connection;
+
+/* ---- headers (head.c) ---- */
+
+/* Those this server looks at, taken in one pass over all; borrowed, NULL = absent. */
+struct head {
+    const char *host, *length, *transfer, *type, *encoding, *authorization;
+    char fault[80]; /* why nobody can be sure where the request ends, or "" */
+};
+void head_read(struct head *h, struct MHD_Connection *mhd, const char *version);
 
 /* ---- routes (routes.c) ---- */
 
@@ -34,22 +45,25 @@ struct route {
 
 void routes_register(void); /* the counters */
 /* The row that answers; where the path or the method is wrong, or the token, or the kind of body,
- * the request is marked refused. */
-void route_find(struct request *r, const char *method, const char *path);
+ * the request is refused. */
+void route_find(struct request *r, const struct head *h, const char *method, const char *path);
 void route_count(const struct request *r, int status);
+void route_count_malformed(int status); /* what libmicrohttpd answered by itself */
 void route_allow(const struct request *r, struct buf *out); /* "GET, HEAD, POST" */
 
-/* ---- a request ---- */
+/* ---- a request (request.c) ---- */
 
 struct request {
     struct http_server *server;
+    struct connection *connection;
     struct MHD_Connection *mhd;
     const struct route *route;
-    char id[REQUEST_ID_SIZE]; /* the answer's X-Request-Id */
+    char id[REQUEST_ID_SIZE]; /* the answer's X-Request-Id; made when it is first needed */
     char *param;
     int refused; /* a status, known before the body is: the body is read and dropped */
     char refusal[128];
     size_t received; /* bytes of the body */
+    size_t held;     /* of http_server.bodies */
     struct buf body;
     enum MHD_Result (*resumed)(struct request *r); /* what to do next; set while suspended */
 
@@ -65,21 +79,59 @@ struct request {
     struct buf answer;
 };
 
-/* Also a client's place in the list of open connections. The request's buffers outlive it and serve
- * the next one of the connection. */
+/* What libmicrohttpd calls, in this order. */
+void request_begin(struct connection *c, struct http_server *s, struct MHD_Connection *mhd);
+enum MHD_Result request_head(struct request *r, const char *method, const char *path,
+                             const char *version);
+enum MHD_Result request_body(struct request *r, const char *bytes, size_t len);
+enum MHD_Result request_complete(struct request *r);
+enum MHD_Result request_resumed(struct request *r);
+void request_end(struct request *r); /* ready for the next one; the body's buffer stays */
+
+/* For the routes. */
+const char *request_id(struct request *r);
+/* The first reason stands. */
+void request_refuse(struct request *r, int status, const char *fmt, ...) PRINTF_LIKE(3, 4);
+void request_suspend(struct request *r, enum MHD_Result (*resumed)(struct request *r));
+void request_resume(struct request *r); /* any thread; the request is not the caller's any more */
+
+/* ---- a connection (connection.c) ---- */
+
+enum phase {
+    PHASE_IDLE,      /* since the last answer no request line has arrived */
+    PHASE_RECEIVING, /* from the request line to the last byte of the body */
+    PHASE_AT_WORK,   /* until the answer is out */
+};
+
+/* The request's buffers outlive it and serve the next one of the connection. */
 struct connection {
-    struct connection *next, *previous;
+    struct connection *next, *previous; /* in http_server.connections */
     int fd;
-    bool linger;      /* refused while the client was still sending */
-    atomic_bool busy; /* a request line has arrived, its answer is not yet out */
+    bool linger;   /* a request has begun and is not complete: the client may still be sending */
+    bool hopeless; /* it sends without end */
+    _Atomic enum phase phase;
+    atomic_uint since; /* http_server.seconds when the phase began */
     struct request request;
 };
+
+struct connection *connection_open(struct http_server *s, int fd);
+/* Before libmicrohttpd closes the socket: what is in the list is open. */
+void connection_close(struct http_server *s, struct connection *c);
+void connection_enter(struct http_server *s, struct connection *c, enum phase phase);
+/* No request is under way and none waits in a socket. */
+bool connections_quiet(struct http_server *s);
+/* Once a second: cuts off who is too slow, and notices who has left. */
+void connections_look(struct http_server *s);
+void connections_register(void);
+
+/* ---- the server ---- */
 
 struct admin;
 
 struct http_server {
     struct http_context on; /* `behaviour` under `lock` */
     size_t max_body;
+    unsigned idle_s;
     size_t connections_max;
     char *port_file; /* NULL until written */
     struct listener *listener;
@@ -91,14 +143,15 @@ struct http_server {
     atomic_bool draining, closing;
     atomic_size_t open;    /* connections accepted and not yet closed */
     atomic_size_t at_work; /* requests that are being answered, the suspended ones among them */
-    pthread_mutex_t lock;  /* of `connections` and on.behaviour; nothing else is locked inside */
+    atomic_size_t bodies;  /* bytes of large bodies in memory */
+    atomic_uint seconds;   /* how often connections_look was called */
+    pthread_mutex_t lock;  /* of the next four and on.behaviour; nothing else is locked inside */
     struct connection *connections;
     size_t n_connections;
-    struct log_limit log;
+    struct pollfd *looked_at; /* connections_look's; room for n_looked_at */
+    size_t n_looked_at;
+    struct log_limit log, log_slow;
 };
-
-void request_suspend(struct request *r, enum MHD_Result (*resumed)(struct request *r));
-void request_resume(struct request *r); /* any thread; the request is not the caller's any more */
 
 /* ---- answers (problem.c) ---- */
 

@@ -16,7 +16,7 @@ GET_ROUTES = ["/livez", "/healthz", "/readyz", "/metrics", "/version", "/openapi
 
 def post(body, path="/recall", *headers):
     lines = [f"POST {path} HTTP/1.1", "Host: test", "Content-Type: application/json", *headers]
-    if not any(h.lower().startswith("transfer-encoding") for h in headers):
+    if not any(h.lower().startswith(("transfer-encoding", "content-length")) for h in headers):
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
