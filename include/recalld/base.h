@@ -233,10 +233,6 @@ bool queue_try_push(struct queue *q, void *item) WARN_UNUSED;
  * fill a batch, and no taker grabs what another could do at once. Returns 0 only when closed and
  * empty. */
 size_t queue_pop(struct queue *q, void **out, size_t max);
-/* Like queue_pop but takes what is there (up to max) and waits at most `wait_ns` for the first. */
-size_t queue_pop_wait(struct queue *q, void **out, size_t max, uint64_t wait_ns);
-size_t queue_depth(struct queue *q);
-bool queue_is_closed(struct queue *q);
 /* No more pushes; what is queued can still be taken; every waiting taker wakes. */
 void queue_close(struct queue *q);
 

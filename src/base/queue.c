@@ -5,7 +5,6 @@
 #include "recalld/base.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 struct queue {
     pthread_mutex_t lock;
@@ -19,15 +18,11 @@ struct queue {
 struct queue *queue_new(size_t capacity)
 {
     struct queue *q = xcalloc(1, sizeof *q);
-    pthread_condattr_t attr;
 
     q->ring = xcalloc(capacity, sizeof *q->ring);
     q->capacity = capacity;
     pthread_mutex_init(&q->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&q->filled, &attr);
-    pthread_condattr_destroy(&attr);
+    pthread_cond_init(&q->filled, NULL);
     return q;
 }
 
@@ -57,14 +52,13 @@ bool queue_try_push(struct queue *q, void *item)
     return queued;
 }
 
-static size_t take_locked(struct queue *q, void **out, size_t n)
+static void take_locked(struct queue *q, void **out, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         out[i] = q->ring[q->head];
         q->head = (q->head + 1) % q->capacity;
     }
     q->count -= n;
-    return n;
 }
 
 size_t queue_pop(struct queue *q, void **out, size_t max)
@@ -77,46 +71,10 @@ size_t queue_pop(struct queue *q, void **out, size_t max)
         pthread_cond_wait(&q->filled, &q->lock);
     share = (q->count + q->idle - 1) / q->idle;
     q->idle--;
-    share = take_locked(q, out, share < max ? share : max);
+    share = share < max ? share : max;
+    take_locked(q, out, share);
     pthread_mutex_unlock(&q->lock);
     return share;
-}
-
-size_t queue_pop_wait(struct queue *q, void **out, size_t max, uint64_t wait_ns)
-{
-    uint64_t now = clock_ns(), until = now + wait_ns < now ? UINT64_MAX : now + wait_ns;
-    struct timespec deadline = {(time_t)(until / 1000000000), (long)(until % 1000000000)};
-    int late = 0;
-    size_t n;
-
-    pthread_mutex_lock(&q->lock);
-    q->idle++;
-    while (q->count == 0 && !q->closed && late == 0)
-        late = pthread_cond_timedwait(&q->filled, &q->lock, &deadline);
-    q->idle--;
-    n = take_locked(q, out, q->count < max ? q->count : max);
-    pthread_mutex_unlock(&q->lock);
-    return n;
-}
-
-size_t queue_depth(struct queue *q)
-{
-    size_t n;
-
-    pthread_mutex_lock(&q->lock);
-    n = q->count;
-    pthread_mutex_unlock(&q->lock);
-    return n;
-}
-
-bool queue_is_closed(struct queue *q)
-{
-    bool closed;
-
-    pthread_mutex_lock(&q->lock);
-    closed = q->closed;
-    pthread_mutex_unlock(&q->lock);
-    return closed;
 }
 
 void queue_close(struct queue *q)
