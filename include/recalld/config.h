@@ -25,11 +25,12 @@ struct config {
     int http_max_body; /* bytes */
     int http_connections;
     int http_drain_ms;
-    int http_idle_s; /* a connection that sends nothing for so long is closed */
+    int http_idle_s; /* so long a connection may be idle, and a request may take to arrive */
     /* workers */
     int workers_count; /* 0 = one per core */
     int workers_batch;
     int workers_queue;
+    bool workers_effort_control;
     /* recall */
     int recall_deadline_ms;
     int recall_n_max;

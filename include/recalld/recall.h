@@ -60,12 +60,14 @@ int recall_call_body(struct recall_call *c, const char *bytes, size_t len, size_
 
 enum recall_admission {
     RECALL_ADMITTED, /* `done` will be called (perhaps already was) */
-    RECALL_BAD,      /* 400: recall_call_field and err say what */
-    RECALL_FULL,     /* 503: the queue is full */
+    RECALL_BAD,      /* 400: recall_call_field says where */
+    RECALL_FULL,     /* 503: the queue is full, or the wait would be too long */
     RECALL_DRAINING, /* 503 */
 };
-/* The body is complete: starts the clock, parses, admits. `before` (may be NULL) runs once the call
- * is sure to be admitted, before any other thread may touch it (MHD_suspend_connection). */
+/* The body is complete: starts the clock, parses, admits; unless it is admitted, err says why not.
+ * RECALL_FULL may come before the body is read, so whether it was good is not known, and the
+ * request id is a new one. `before` (may be NULL) runs once the call is sure to be admitted, before
+ * any other thread may touch it (MHD_suspend_connection). */
 enum recall_admission recall_submit(struct recall *r, struct recall_call *c,
                                     void (*before)(struct recall_call *), struct err *err);
 void *recall_call_owner(const struct recall_call *c);

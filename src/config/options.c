@@ -13,6 +13,7 @@ static const char *const type_words[] = {"list", "zset", NULL};
 static const char *const order_words[] = {"newest_first", "oldest_first", NULL};
 static const char *const level_words[] = {"debug", "info", "warn", "error", NULL};
 static const char *const format_words[] = {"text", "json", NULL};
+static const char *const bool_words[] = {"false", "true", NULL};
 
 static const char *listen_complaint(const char *text);
 static const char *redis_complaint(const char *text);
@@ -39,7 +40,8 @@ static const struct option options[] = {
      "milliseconds between /readyz turning 503 and the listener closing, for load balancers",
      NULL, NULL},
     {"http.idle_s", OPT_INT, AT(http_idle_s), "60", 1, 3600, FROZEN,
-     "seconds after which a connection that sends nothing is closed", NULL, NULL},
+     "seconds after which an idle connection, or one whose request is still incomplete, is closed",
+     NULL, NULL},
 
     {"workers.count", OPT_INT, AT(workers_count), "0", 0, 256, FROZEN,
      "compute threads; 0 = one per core", NULL, NULL},
@@ -47,6 +49,9 @@ static const struct option options[] = {
      "requests a worker takes at once, at most; it never waits for a batch to fill", NULL, NULL},
     {"workers.queue", OPT_INT, AT(workers_queue), "256", 1, 65536, FROZEN,
      "requests that may wait for a worker; more are answered 503", NULL, NULL},
+    {"workers.effort_control", OPT_WORD, AT(workers_effort_control), "true", 0, 0, FROZEN,
+     "under load search with less effort, then for fewer interests, before refusing requests",
+     bool_words, NULL},
 
     {"recall.deadline_ms", OPT_INT, AT(recall_deadline_ms), "50", 1, 60000, LIVE,
      "milliseconds a request may take when it does not say", NULL, NULL},

@@ -65,6 +65,7 @@ struct recall_call {
     /* admission */
     struct recall_policy *policy;
     uint64_t deadline_ns;
+    int level; /* of effort.h, when a worker took it */
     struct behaviour_job job;
     bool redis_cut_by_deadline; /* the request's deadline, not redis.timeout_ms, ended the wait */
 
@@ -115,9 +116,9 @@ void pipeline_free(struct pipeline *p);
 /* Searches `ix` instead of each bundle's own index; borrowed, NULL = the bundle's. */
 void pipeline_index(struct pipeline *p, const struct index *ix);
 /* Takes parsed calls whose behaviour is here through the stages; `finish` gets each as soon as it
- * is answered. */
-void pipeline_run(struct pipeline *p, const struct bundle_set *set, struct recall_call **calls,
-                  size_t n, void (*finish)(struct recall_call *));
+ * is answered. Returns how many were given a recall: the others took no time. */
+size_t pipeline_run(struct pipeline *p, const struct bundle_set *set, struct recall_call **calls,
+                    size_t n, void (*finish)(struct recall_call *));
 /* A call that ends without an answer of its own: a status and a sentence. */
 void call_refuse(struct recall_call *c, int status, const char *sentence);
 
@@ -169,15 +170,17 @@ void render_answer(struct recall_call *c);
 enum refusal {
     REFUSED_BAD,
     REFUSED_FULL,
+    REFUSED_WAIT, /* it would wait too long for a worker */
     REFUSED_DRAINING,
     REFUSED_DEADLINE,
     REFUSED_NOT_LOADED,
-    REFUSALS
+    REFUSALS,
+    ADMITTED = REFUSALS
 };
 
 void figures_register(void);
 void figures_batch(size_t n);
-void figures_refused(const struct recall_call *c, enum refusal why); /* parsed, not admitted */
+void figures_refused(const struct recall_call *c, enum refusal why); /* not admitted */
 void figures_call(const struct recall_call *c, uint64_t now);        /* all of one admitted call */
 
 #endif

@@ -27,15 +27,15 @@ static const char *const drop_labels[DROP_REASONS] = {
 };
 
 static const char *const refused_labels[REFUSALS] = {
-    [REFUSED_BAD] = "reason=\"bad_request\"",       [REFUSED_FULL] = "reason=\"queue_full\"",
-    [REFUSED_DRAINING] = "reason=\"draining\"",     [REFUSED_DEADLINE] = "reason=\"deadline\"",
-    [REFUSED_NOT_LOADED] = "reason=\"not_loaded\"",
+    [REFUSED_BAD] = "reason=\"bad_request\"",    [REFUSED_FULL] = "reason=\"queue_full\"",
+    [REFUSED_WAIT] = "reason=\"expected_wait\"", [REFUSED_DRAINING] = "reason=\"draining\"",
+    [REFUSED_DEADLINE] = "reason=\"deadline\"",  [REFUSED_NOT_LOADED] = "reason=\"not_loaded\"",
 };
 
 static struct {
     int stage[MOMENT_COUNT], render;
     int degraded[DEGRADED_COUNT], source[3], dropped[DROP_REASONS];
-    int refused[REFUSALS];
+    int refused[REFUSALS], refusal;
     int batch, length, interests, short_answers, unknown_items;
 } figure;
 
@@ -62,6 +62,10 @@ static void register_outcomes(void)
     for (int i = 0; i < REFUSALS; i++)
         figure.refused[i] = metric_counter(
             "recalld_rejected_total", "Requests that got no recall, by reason.", refused_labels[i]);
+    figure.refusal = metric_histogram("recalld_overload_refusal_seconds",
+                                      "From the complete body to the refusal, where there was too "
+                                      "much to do.",
+                                      "", metric_stage_bounds, METRIC_STAGE_BOUNDS_N);
 }
 
 void figures_register(void)
@@ -122,6 +126,8 @@ void figures_refused(const struct recall_call *c, enum refusal why)
 {
     observe_stages(c);
     metric_add(figure.refused[why], 1);
+    if (why == REFUSED_FULL || why == REFUSED_WAIT)
+        metric_observe(figure.refusal, seconds(c->at[MOMENT_START], clock_ns()));
 }
 
 void figures_call(const struct recall_call *c, uint64_t now)

@@ -16,9 +16,19 @@
 
 /* ---- small parts ------------------------------------------------------------------ */
 
+/* How many bytes of `s`, at most `most`, are whole characters. */
+static int whole(const char *s, size_t most)
+{
+    size_t len = strnlen(s, most);
+
+    while (len > 0 && ((unsigned char)s[len] & 0xc0) == 0x80)
+        len--;
+    return (int)len;
+}
+
 static int bad(struct recall_call *c, struct err *err, const char *field, const char *why)
 {
-    snprintf(c->field, sizeof c->field, "%s", field);
+    snprintf(c->field, sizeof c->field, "%.*s", whole(field, CALL_FIELD_MAX - 1), field);
     return err_set(err, ERR_USAGE, "%s: %s", field, why);
 }
 
@@ -182,7 +192,7 @@ static int field_filter(struct recall_call *c, json_t *v, int n_max, struct err 
         size_t n = json_is_array(values) ? json_array_size(values) : 1;
         char name[CALL_FIELD_MAX];
 
-        snprintf(name, sizeof name, "filter.%s", key);
+        snprintf(name, sizeof name, "filter.%.*s", whole(key, sizeof name - sizeof "filter."), key);
         if (n > FILTER_VALUES_MAX)
             return bad(c, err, name, "has more than 1000 values");
         f->attribute = (struct str){key, strlen(key)};
@@ -278,7 +288,7 @@ int request_parse(struct recall_call *c, int n_max, struct err *err)
         const struct field *f = find_field(key);
 
         if (f == NULL)
-            return bad(c, err, key, "is not a field of this request");
+            return bad(c, err, key[0] != '\0' ? key : "\"\"", "is not a field of this request");
         if (f->read(c, value, n_max, err) == -1)
             return -1;
     }

@@ -1,19 +1,29 @@
 /* workers.c - the service around the pipeline: pool of calls, admission, compute queue, threads.
  *
  * A call has one owner at a time: the HTTP thread until it is submitted, then the behaviour stage,
- * the queue, a worker, and from `done` on the HTTP thread again. */
+ * the queue, a worker, and from `done` on the HTTP thread again.
+ *
+ * Admission keeps what is answered in time when too much is asked for: whoever would wait for more
+ * than a share of the time he has is refused at once, so no worker spends time on an answer that
+ * comes too late. The wait follows from what a call costs of late; with nobody waiting nobody is
+ * refused, so that a wrong figure corrects itself. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "call.h"
+#include "effort.h"
 #include "recalld/blas.h"
 #include "recalld/metrics.h"
 
 /* Of a request's time the wait for Redis may take three quarters. */
 #define BEHAVIOUR_SHARE_NUM 3
 #define BEHAVIOUR_SHARE_DEN 4
+/* Half of a request's time may pass in the queue. An eighth is the most that a batch should take:
+ * its first call waits for its last. The rest is for the batch before and for surprises. */
+#define WAIT_SHARE 2
+#define BATCH_SHARE 8
 
 struct recall {
     struct registry *registry;
@@ -21,6 +31,8 @@ struct recall {
     struct behaviour *behaviour;
     struct cell policy;
     struct queue *queue;
+    struct effort *effort;
+    _Atomic uint64_t deadline_ns; /* of a request that does not say */
     size_t queue_max;
     atomic_size_t waiting;   /* admitted, not yet taken by a worker */
     atomic_size_t in_flight; /* admitted, not yet answered */
@@ -36,6 +48,10 @@ struct recall {
 
 void recall_set_policy(struct recall *r, struct recall_policy *policy)
 {
+    uint64_t deadline = (uint64_t)policy->deadline_ms * 1000000;
+
+    atomic_store(&r->deadline_ns, deadline);
+    effort_set_deadline(r->effort, deadline);
     cell_swap(&r->policy, &policy->ref);
 }
 
@@ -141,13 +157,66 @@ static void ask_behaviour(struct recall_call *c)
         to_workers(c);
 }
 
-/* Takes one of the queue's places, or false when none is left. */
-static bool take_place(struct recall *r)
+/* ---- admission ------------------------------------------------------------------------------- */
+
+/* How long whoever comes after `waiting` others will wait for a worker. */
+static uint64_t expected_wait(const struct recall *r, size_t waiting)
 {
-    if (atomic_fetch_add(&r->waiting, 1) < r->queue_max)
-        return true;
-    atomic_fetch_sub(&r->waiting, 1);
-    return false;
+    return waiting * effort_cost(r->effort) / (unsigned)r->n_workers;
+}
+
+/* Why a request with `left` ns is not taken, with so many waiting; or ADMITTED. */
+static enum refusal crowded(const struct recall *r, size_t waiting, uint64_t left)
+{
+    if (waiting >= r->queue_max)
+        return REFUSED_FULL;
+    return expected_wait(r, waiting) > left / WAIT_SHARE ? REFUSED_WAIT : ADMITTED;
+}
+
+/* Most refusals are certain before the body is read, and cost next to nothing then. A body that
+ * may name a deadline of its own (with an escape perhaps) is refused only when the queue is full.
+ */
+static enum refusal crowded_anyway(const struct recall *r, const struct recall_call *c)
+{
+    bool own = c->body.len > 0 && (memmem(c->body.p, c->body.len, "deadline_ms", 11) != NULL ||
+                                   memchr(c->body.p, '\\', c->body.len) != NULL);
+
+    return crowded(r, atomic_load(&r->waiting),
+                   own ? UINT64_MAX : (uint64_t)c->policy->deadline_ms * 1000000);
+}
+
+/* Takes one of the queue's places, or says why not. */
+static enum refusal take_place(struct recall *r, const struct recall_call *c)
+{
+    uint64_t now = clock_ns(), left = c->deadline_ns > now ? c->deadline_ns - now : 0;
+    enum refusal why = crowded(r, atomic_fetch_add(&r->waiting, 1), left);
+
+    if (why != ADMITTED)
+        atomic_fetch_sub(&r->waiting, 1);
+    return why;
+}
+
+static enum recall_admission refuse(struct recall *r, struct recall_call *c, enum refusal why,
+                                    struct err *err)
+{
+    if (c->request_id[0] == '\0')
+        uuid7(c->request_id);
+    figures_refused(c, why);
+    switch (why) {
+    case REFUSED_BAD:
+        return RECALL_BAD;
+    case REFUSED_DRAINING:
+        err_set(err, ERR_UNAVAILABLE, "the service is stopping");
+        return RECALL_DRAINING;
+    case REFUSED_FULL:
+        err_set(err, ERR_UNAVAILABLE, "overloaded: the queue is full");
+        break;
+    default:
+        err_set(err, ERR_UNAVAILABLE, "overloaded: the wait would be too long");
+        break;
+    }
+    effort_refused(r->effort);
+    return RECALL_FULL;
 }
 
 static void start_clock(struct recall_call *c)
@@ -156,41 +225,37 @@ static void start_clock(struct recall_call *c)
     c->policy = (struct recall_policy *)cell_acquire(&c->service->policy);
 }
 
-static void set_deadline(struct recall_call *c)
+static int read_request(struct recall_call *c, struct err *err)
 {
+    int parsed = request_parse(c, c->policy->n_max, err);
     int ms = c->deadline_ms > 0 ? c->deadline_ms : c->policy->deadline_ms;
 
+    if (c->request_id[0] == '\0')
+        uuid7(c->request_id);
+    uuid7(c->serve_id);
     c->deadline_ns = c->at[MOMENT_START] + (uint64_t)ms * 1000000;
     c->at[MOMENT_PARSED] = clock_ns();
+    return parsed;
 }
 
 enum recall_admission recall_submit(struct recall *r, struct recall_call *c,
                                     void (*before)(struct recall_call *), struct err *err)
 {
-    int parsed;
+    enum refusal why;
 
     start_clock(c);
-    parsed = request_parse(c, c->policy->n_max, err);
-    if (c->request_id[0] == '\0')
-        uuid7(c->request_id);
-    set_deadline(c);
-    if (parsed == -1) {
-        figures_refused(c, REFUSED_BAD);
-        return RECALL_BAD;
-    }
-    uuid7(c->serve_id);
+    why = crowded_anyway(r, c);
+    if (why != ADMITTED)
+        return refuse(r, c, why, err);
+    if (read_request(c, err) == -1)
+        return refuse(r, c, REFUSED_BAD, err);
     /* In flight before the flag is read: once draining is set and nothing is in flight, nothing
      * will be. */
     atomic_fetch_add(&r->in_flight, 1);
-    if (atomic_load(&r->draining)) {
+    why = atomic_load(&r->draining) ? REFUSED_DRAINING : take_place(r, c);
+    if (why != ADMITTED) {
         atomic_fetch_sub(&r->in_flight, 1);
-        figures_refused(c, REFUSED_DRAINING);
-        return RECALL_DRAINING;
-    }
-    if (!take_place(r)) {
-        atomic_fetch_sub(&r->in_flight, 1);
-        figures_refused(c, REFUSED_FULL);
-        return RECALL_FULL;
+        return refuse(r, c, why, err);
     }
     if (before != NULL)
         before(c);
@@ -203,6 +268,31 @@ enum recall_admission recall_submit(struct recall *r, struct recall_call *c,
 
 /* ---- workers ------------------------------------------------------------------------------ */
 
+/* How many calls a batch may hold so that it does not take too long. */
+static size_t batch_limit(const struct recall *r)
+{
+    uint64_t cost = effort_cost(r->effort), most = atomic_load(&r->deadline_ns) / BATCH_SHARE;
+
+    if (cost == 0 || most / cost >= (unsigned)r->batch)
+        return (size_t)r->batch;
+    return most > cost ? most / cost : 1;
+}
+
+static void run_batch(struct recall *r, struct pipeline *p, struct recall_call **calls, size_t n)
+{
+    const struct bundle_set *set = registry_acquire(r->registry);
+    uint64_t start = clock_ns(), since = calls[n - 1]->at[MOMENT_BEHAVIOUR];
+    int level = effort_take(r->effort, start, start > since ? start - since : 0, n);
+
+    atomic_fetch_sub(&r->waiting, n);
+    figures_batch(n);
+    for (size_t i = 0; i < n; i++)
+        calls[i]->level = level;
+    n = pipeline_run(p, set, calls, n, call_finish);
+    bundle_set_release(set);
+    effort_done(r->effort, clock_ns(), start, level, n);
+}
+
 static void *worker(void *arg)
 {
     struct recall *r = arg;
@@ -210,14 +300,8 @@ static void *worker(void *arg)
     void **batch = xcalloc((size_t)r->batch, sizeof *batch);
     size_t n;
 
-    while ((n = queue_pop(r->queue, batch, (size_t)r->batch)) > 0) {
-        const struct bundle_set *set = registry_acquire(r->registry);
-
-        atomic_fetch_sub(&r->waiting, n);
-        figures_batch(n);
-        pipeline_run(p, set, (struct recall_call **)batch, n, call_finish);
-        bundle_set_release(set);
-    }
+    while ((n = queue_pop(r->queue, batch, batch_limit(r))) > 0)
+        run_batch(r, p, (struct recall_call **)batch, n);
     free(batch);
     pipeline_free(p);
     return NULL;
@@ -235,6 +319,34 @@ static double read_in_flight(void *arg)
     struct recall *r = arg;
 
     return (double)atomic_load(&r->in_flight);
+}
+
+static double read_expected_wait(void *arg)
+{
+    struct recall *r = arg;
+
+    return (double)expected_wait(r, atomic_load(&r->waiting)) * 1e-9;
+}
+
+static double read_level(void *arg)
+{
+    struct recall *r = arg;
+
+    return effort_level(r->effort, clock_ns());
+}
+
+static void register_gauges(struct recall *r)
+{
+    metric_gauge("recalld_queue_depth", "Requests admitted that no worker has taken yet.", "",
+                 read_waiting, r);
+    metric_gauge("recalld_in_flight", "Requests admitted and not yet answered.", "", read_in_flight,
+                 r);
+    metric_gauge("recalld_expected_wait_seconds",
+                 "How long a request that comes now would wait for a worker.", "",
+                 read_expected_wait, r);
+    metric_gauge("recalld_effort_level",
+                 "0 full effort, 1 to 3 less search effort, 4 fewer interests as well.", "",
+                 read_level, r);
 }
 
 static int start_workers(struct recall *r, int n, struct err *err)
@@ -263,19 +375,19 @@ struct recall *recall_start(const struct config *cfg, struct recall_policy *poli
     r->behaviour = beh;
     pthread_rwlock_init(&r->behaviour_lock, NULL);
     pthread_mutex_init(&r->pool_lock, NULL);
-    cell_init(&r->policy, &policy->ref);
+    r->effort = effort_new(n, cfg->workers_effort_control,
+                           throttle_open("/proc/self/cgroup", "/sys/fs/cgroup"));
+    cell_init(&r->policy, NULL);
+    recall_set_policy(r, policy);
     r->queue_max = (size_t)cfg->workers_queue;
     r->queue = queue_new(r->queue_max);
     r->batch = cfg->workers_batch;
     r->pool_max = r->queue_max + (size_t)n * (size_t)r->batch; /* as many as can be at work */
-    metric_gauge("recalld_queue_depth", "Requests admitted that no worker has taken yet.", "",
-                 read_waiting, r);
-    metric_gauge("recalld_in_flight", "Requests admitted and not yet answered.", "", read_in_flight,
-                 r);
     if (start_workers(r, n, err) == -1) {
         recall_stop(r);
         return NULL;
     }
+    register_gauges(r);
     return r;
 }
 
@@ -307,6 +419,7 @@ void recall_stop(struct recall *r)
         call_free(c);
     }
     queue_free(r->queue);
+    effort_free(r->effort);
     cell_clear(&r->policy);
     pthread_rwlock_destroy(&r->behaviour_lock);
     pthread_mutex_destroy(&r->pool_lock);

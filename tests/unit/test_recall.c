@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "../../src/recall/call.h"
+#include "../../src/recall/effort.h"
 
 #define ROWS 300
 #define DIM 8
@@ -90,25 +91,31 @@ static void write_inputs(const struct fixture *f)
     buf_clear(&popular);
 }
 
-static void build_bundle(const struct fixture *f)
+static void build_bundle(const struct fixture *f, const char *name, const char *factory)
 {
     struct bundle_build b;
     struct err err = ERR_INIT;
     char weights[160], items[160], popular[160], out[160];
 
-    write_inputs(f);
     snprintf(weights, sizeof weights, "%s/w.safetensors", f->dir);
     snprintf(items, sizeof items, "%s/items.tsv", f->dir);
     snprintf(popular, sizeof popular, "%s/popular.txt", f->dir);
-    snprintf(out, sizeof out, "%s/bundle", f->dir);
+    snprintf(out, sizeof out, "%s/%s", f->dir, name);
     bundle_build_defaults(&b);
-    b.name = "small";
+    b.name = name;
     b.version = "1";
     b.weights = weights;
     b.items = items;
     b.popular = popular;
     b.out = out;
     b.shards = 2;
+    if (factory != NULL) {
+        b.engine = "faiss";
+        b.factory = factory;
+        b.effort = 6;
+        b.recall_floor = 0.1;
+        b.threads = 1; /* OpenMP's threads meet in ways ThreadSanitizer cannot see */
+    }
     if (bundle_build(&b, NULL, NULL, NULL, &err) == -1)
         fail_msg("%s", err.text);
 }
@@ -121,18 +128,21 @@ static int group_setup(void **state)
 {
     struct fixture *f = xcalloc(1, sizeof *f);
     struct err err = ERR_INIT;
-    const char *dirs[1];
+    const char *dirs[2];
 
     snprintf(f->dir, sizeof f->dir, "/tmp/test_recall.XXXXXX");
     assert_non_null(mkdtemp(f->dir));
-    build_bundle(f);
+    write_inputs(f);
+    build_bundle(f, "small", NULL);
+    build_bundle(f, "lists", "IVF16,Flat");
     f->config = config_parse("none", "", 0, NULL, NULL, 0, &err);
     assert_non_null(f->config);
     f->config->recall.n = 20;
     f->config->recall_deadline_ms = 20000;
     f->registry = registry_new("", 0);
-    dirs[0] = in(f, "bundle");
-    if (registry_configure(f->registry, dirs, 1, "", &err) == -1)
+    dirs[0] = in(f, "small");
+    dirs[1] = in(f, "lists");
+    if (registry_configure(f->registry, dirs, 2, "small@1", &err) == -1)
         fail_msg("%s", err.text);
     f->behaviour = behaviour_start(f->config, 16, &err);
     assert_non_null(f->behaviour);
@@ -314,6 +324,95 @@ static void drop_call(struct recall_call *c)
     buf_clear(&c->body);
     buf_clear(&c->answer);
     free(c);
+}
+
+/* ---- under load -------------------------------------------------------------------------- */
+
+static void leave(struct recall_call *c)
+{
+    (void)c;
+}
+
+/* The answer to `body` from the bundle at an effort level, whose degraded words are `want`. */
+static struct recall_call *eased(struct fixture *f, const char *bundle, int level, const char *body,
+                                 uint32_t want)
+{
+    const struct bundle_set *set = registry_acquire(f->registry);
+    struct pipeline *p = pipeline_new();
+    struct recall_call *c = parsed(f, body);
+
+    snprintf(c->policy->settings.bundle, sizeof c->policy->settings.bundle, "%s", bundle);
+    c->level = level;
+    assert_int_equal(pipeline_run(p, set, &c, 1, leave), 1);
+    assert_int_equal(c->status, 200);
+    assert_int_equal(c->degraded, want);
+    pipeline_free(p);
+    bundle_set_release(set);
+    return c;
+}
+
+static bool same_picks(const struct recall_call *a, const struct recall_call *b)
+{
+    if (a->n_picks != b->n_picks)
+        return false;
+    for (size_t i = 0; i < a->n_picks; i++)
+        if (a->picks[i].row != b->picks[i].row || a->picks[i].score != b->picks[i].score)
+            return false;
+    return true;
+}
+
+static const char two_items[] = "{\"history\":[\"item5\",\"item9\"]}";
+
+static void load_lowers_the_search_effort_step_by_step_and_says_so(void **state)
+{
+    static const uint32_t words[] = {0, 1u << DEGRADED_EFFORT_1, 1u << DEGRADED_EFFORT_2,
+                                     1u << DEGRADED_EFFORT_3,
+                                     1u << DEGRADED_EFFORT_3 | 1u << DEGRADED_INTERESTS_CUT};
+    struct fixture *f = *state;
+    struct recall_call *full = eased(f, "lists@1", 0, two_items, 0);
+    double effort = 2;
+
+    assert_int_equal(full->n_live, K);
+    for (int level = 0; level < EFFORT_LEVELS; level++) {
+        struct recall_call *c = eased(f, "lists@1", level, two_items, words[level]);
+
+        assert_true(c->query.effort < effort || level > EFFORT_STEPS);
+        assert_true(level == 0 ? same_picks(c, full) : !same_picks(c, full));
+        effort = c->query.effort;
+        drop_call(c);
+    }
+    drop_call(full);
+}
+
+static void an_index_without_effort_gives_the_full_answer_until_interests_are_cut(void **state)
+{
+    struct fixture *f = *state;
+    struct recall_call *full = eased(f, "small@1", 0, two_items, 0), *cut;
+
+    for (int level = 1; level <= EFFORT_STEPS; level++) {
+        struct recall_call *c = eased(f, "small@1", level, two_items, 0);
+
+        assert_true(same_picks(c, full));
+        drop_call(c);
+    }
+    cut = eased(f, "small@1", EFFORT_LEVELS - 1, two_items, 1u << DEGRADED_INTERESTS_CUT);
+    assert_int_equal(cut->n_live, 2);
+    assert_int_equal(cut->live[0], full->live[0]);
+    assert_int_equal(cut->live[1], full->live[1]);
+    assert_int_equal(cut->dropped[full->live[2]], DROP_UNUSED);
+    drop_call(full);
+    drop_call(cut);
+}
+
+static void what_load_does_not_touch_is_not_marked(void **state)
+{
+    struct fixture *f = *state;
+
+    drop_call(
+        eased(f, "lists@1", EFFORT_LEVELS - 1, "{\"history\":[]}", 1u << DEGRADED_EMPTY_HISTORY));
+    f->config->recall.interests = 1;
+    drop_call(eased(f, "small@1", EFFORT_LEVELS - 1, two_items, 0));
+    f->config->recall.interests = 0;
 }
 
 /* The deadline of the second call of a batch passes between its search and its refill. */
@@ -766,6 +865,129 @@ static void a_full_queue_refuses_at_once_and_loses_nothing(void **state)
     recall_stop(r);
 }
 
+/* Holds the worker that has answered the first call until the lock is free. */
+struct hold {
+    pthread_mutex_t lock;
+    atomic_bool held;
+};
+
+static struct hold hold = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void done_when_released(struct recall_call *c)
+{
+    atomic_store(&hold.held, true);
+    pthread_mutex_lock(&hold.lock);
+    pthread_mutex_unlock(&hold.lock);
+    client_done(c);
+}
+
+static enum recall_admission offer(struct recall *r, struct client *client, const char *body,
+                                   char text[sizeof((struct err *)NULL)->text])
+{
+    struct recall_call *c = recall_call_get(r, client_done, client);
+    struct err err = ERR_INIT;
+    enum recall_admission a;
+
+    assert_int_equal(recall_call_body(c, body, strlen(body), 1 << 20), 0);
+    a = recall_submit(r, c, NULL, &err);
+    if (a != RECALL_ADMITTED) {
+        assert_int_not_equal(strlen(recall_call_request_id(c)), 0);
+        recall_call_put(c);
+    }
+    strcpy(text, err.text);
+    return a;
+}
+
+/* A service whose only worker is held, with 500 calls waiting for it. */
+static struct recall *start_crowded(struct fixture *f, struct client *client, int queue)
+{
+    struct recall *r = start(f, 1, queue, 1);
+    struct recall_call *c;
+    struct err err = ERR_INIT;
+
+    for (int i = 0; i < 20; i++) /* so that it knows what a call costs */
+        assert_int_equal(send_one(r, client, two_items), RECALL_ADMITTED);
+    wait_for(client, 20);
+    pthread_mutex_lock(&hold.lock);
+    atomic_store(&hold.held, false);
+    c = recall_call_get(r, done_when_released, client);
+    assert_int_equal(recall_call_body(c, two_items, strlen(two_items), 1 << 20), 0);
+    assert_int_equal(recall_submit(r, c, NULL, &err), RECALL_ADMITTED);
+    while (!atomic_load(&hold.held))
+        usleep(100);
+    for (int i = 0; i < 500; i++)
+        assert_int_equal(send_one(r, client, two_items), RECALL_ADMITTED);
+    return r;
+}
+
+static void who_would_wait_too_long_is_refused_at_once(void **state)
+{
+    struct client *client = client_new();
+    struct recall *r = start_crowded(*state, client, 4096);
+    char why[sizeof((struct err *)NULL)->text];
+
+    assert_int_equal(offer(r, client, "{\"history\":[\"item5\"],\"deadline_ms\":1}", why),
+                     RECALL_FULL);
+    assert_string_equal(why, "overloaded: the wait would be too long");
+    assert_int_equal(offer(r, client, "{\"history\":[\"item5\"],\"deadline_ms\":60000}", why),
+                     RECALL_ADMITTED);
+    assert_int_equal(offer(r, client, "{\"history\":[\"item5\"],\"deadline_ms\":0}", why),
+                     RECALL_BAD);
+    pthread_mutex_unlock(&hold.lock);
+    wait_for(client, 20 + 1 + 500 + 1);
+    for (int i = 0; i < client->done; i++)
+        assert_int_equal(recall_call_status(client->calls[i]), 200);
+    /* Nobody waits any more: whatever is believed of the cost, this one is taken. */
+    for (int i = 0; i < 100 && recall_in_flight(r) > 0; i++)
+        usleep(1000);
+    assert_int_equal(offer(r, client, "{\"history\":[\"item5\"],\"deadline_ms\":1}", why),
+                     RECALL_ADMITTED);
+    wait_for(client, 20 + 1 + 500 + 2);
+    client_free(client);
+    recall_stop(r);
+}
+
+/* With the default deadline short instead, the same is certain before the body is read. */
+static void a_certain_refusal_does_not_read_the_body(void **state)
+{
+    struct fixture *f = *state;
+    struct client *client = client_new();
+    struct recall *r = start_crowded(f, client, 4096);
+    struct recall_policy *hasty;
+    char why[sizeof((struct err *)NULL)->text];
+
+    assert_int_equal(offer(r, client, "no JSON", why), RECALL_BAD);
+    f->config->recall_deadline_ms = 1;
+    hasty = recall_policy_new(f->config);
+    f->config->recall_deadline_ms = 20000;
+    recall_set_policy(r, hasty);
+    assert_int_equal(offer(r, client, "no JSON", why), RECALL_FULL);
+    assert_string_equal(why, "overloaded: the wait would be too long");
+    /* This one may have said how long it can wait. */
+    assert_int_equal(offer(r, client, "no JSON, \"deadline_ms\"", why), RECALL_BAD);
+    assert_int_equal(offer(r, client, "no JSON, \"\\u0064eadline_ms\"", why), RECALL_BAD);
+    assert_int_equal(offer(r, client, "{\"history\":[\"item5\"],\"\\u0064eadline_ms\":60000}", why),
+                     RECALL_ADMITTED);
+    pthread_mutex_unlock(&hold.lock);
+    wait_for(client, 20 + 1 + 500 + 1);
+    client_free(client);
+    recall_stop(r);
+}
+
+static void a_full_queue_reads_no_body_at_all(void **state)
+{
+    struct client *client = client_new();
+    struct recall *r = start_crowded(*state, client, 500);
+    char why[sizeof((struct err *)NULL)->text];
+
+    assert_int_equal(offer(r, client, "no JSON, \"deadline_ms\"", why), RECALL_FULL);
+    assert_string_equal(why, "overloaded: the queue is full");
+    pthread_mutex_unlock(&hold.lock);
+    wait_for(client, 20 + 1 + 500);
+    client_free(client);
+    recall_stop(r);
+}
+
 static void a_draining_service_takes_nothing_and_finishes_what_it_has(void **state)
 {
     struct recall *r = start(*state, 2, 512, 8);
@@ -794,7 +1016,7 @@ static void a_deadline_that_passed_in_the_queue_is_a_504(void **state)
     struct pipeline *p = pipeline_new();
     size_t len;
 
-    pipeline_run(p, set, calls, 1, ignore);
+    assert_int_equal(pipeline_run(p, set, calls, 1, ignore), 0);
     assert_int_equal(call.status, 504);
     assert_string_equal(buf_cstr(&call.answer),
                         "the deadline passed before a worker took the request");
@@ -826,6 +1048,9 @@ int main(void)
         cmocka_unit_test(the_whole_catalogue_comes_once_each_when_asked_for),
         cmocka_unit_test(exclude_takes_out_and_refills),
         cmocka_unit_test(few_candidates_are_asked_for_again_until_n_are_there),
+        cmocka_unit_test(load_lowers_the_search_effort_step_by_step_and_says_so),
+        cmocka_unit_test(an_index_without_effort_gives_the_full_answer_until_interests_are_cut),
+        cmocka_unit_test(what_load_does_not_touch_is_not_marked),
         cmocka_unit_test(a_late_refill_keeps_what_the_first_search_found),
         cmocka_unit_test(filter_joins_values_and_intersects_attributes),
         cmocka_unit_test(a_filter_the_bundle_lacks_is_refused),
@@ -842,6 +1067,9 @@ int main(void)
         cmocka_unit_test(a_direct_handle_can_search_another_index),
         cmocka_unit_test(neither_batch_nor_load_changes_a_bit),
         cmocka_unit_test(a_full_queue_refuses_at_once_and_loses_nothing),
+        cmocka_unit_test(who_would_wait_too_long_is_refused_at_once),
+        cmocka_unit_test(a_certain_refusal_does_not_read_the_body),
+        cmocka_unit_test(a_full_queue_reads_no_body_at_all),
         cmocka_unit_test(a_draining_service_takes_nothing_and_finishes_what_it_has),
         cmocka_unit_test(a_deadline_that_passed_in_the_queue_is_a_504),
         cmocka_unit_test(a_body_over_the_limit_is_not_taken),
