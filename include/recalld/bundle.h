@@ -2,9 +2,9 @@
  * manifest.
  *
  * A bundle is verified as a whole (every hash, shape, metric, row range and the pairing of index
- * and weights) before anything sees it, never changes afterwards, and lives as long as someone
- * holds a reference. The registry says which bundles are loaded, which is the default, and what
- * aliases name. */
+ * and weights) before anything sees it, never changes afterwards, whatever becomes of its files,
+ * and lives as long as someone holds a reference. The registry says which bundles are loaded, which
+ * is the default, and what aliases name. */
 #ifndef RECALLD_BUNDLE_H
 #define RECALLD_BUNDLE_H
 
@@ -34,8 +34,7 @@ const struct index *bundle_index(const struct bundle *b);
 const struct vectors *bundle_vectors(const struct bundle *b);
 /* Rows in fallback order; empty without popular.txt. */
 const uint32_t *bundle_popular(const struct bundle *b, size_t *n);
-size_t bundle_memory(const struct bundle *b); /* bytes beside mapped files; mapped bytes apart */
-size_t bundle_mapped(const struct bundle *b);
+size_t bundle_memory(const struct bundle *b); /* bytes */
 /* Facts for people and probes. Strings live as long as the bundle. */
 struct bundle_facts {
     const char *variant;                          /* of the model */
@@ -48,8 +47,7 @@ struct bundle_facts {
     size_t shards, items, rows;
 };
 void bundle_describe(const struct bundle *b, struct bundle_facts *out);
-/* The same facts, with name, dir, memory and mapped, as members of a JSON object: no braces around
- * them. */
+/* The same facts, with name, dir and memory, as members of a JSON object: no braces around them. */
 void bundle_describe_json(const struct bundle *b, struct buf *out);
 
 /* ---- registry ---- */

@@ -105,10 +105,10 @@ void model_options_each(const struct model_options *o,
 bool model_options_is_key(const char *key);
 
 struct model;
-/* `c` must outlive the model: tensors are views into it. `dir` is where INIT_FILE paths start
- * (NULL: the working directory). ERR_USAGE: options that make no sense or are missing, or a
- * tower after the capsules, which is not computed yet; ERR_FORMAT: a tensor is missing, has another
- * shape or holds NaN; LIMIT, IO, NOMEM. */
+/* `dir` is where INIT_FILE paths start (NULL: the working directory). Nothing of `c` is read any
+ * more once the model is open, but for the item table in its bytes: see model_view. ERR_USAGE:
+ * options that make no sense or are missing, or a tower after the capsules, which is not computed
+ * yet; ERR_FORMAT: a tensor is missing, has another shape or holds NaN; LIMIT, IO, NOMEM. */
 struct model *model_open(const struct ckpt *c, const struct model_options *o, const char *dir,
                          struct err *err) WARN_UNUSED;
 void model_free(struct model *m);
@@ -118,7 +118,10 @@ int model_interest_count(const struct model *m);                  /* K */
 int model_dim(const struct model *m);              /* H, of interests and item vectors */
 size_t model_rows(const struct model *m);          /* rows of the item table */
 const float *model_vectors(const struct model *m); /* (rows, H), normalised if the options say so */
-size_t model_memory(const struct model *m);        /* bytes beside the mapped checkpoint */
+size_t model_memory(const struct model *m);        /* bytes, without model_view's */
+/* The one tensor that may stay where it is: the item table, stored as the model needs it. The
+ * checkpoint's bytes must outlive the model there, and nowhere else. NULL, *bytes 0: nowhere. */
+const float *model_view(const struct model *m, size_t *bytes);
 
 /* One user. `rows` oldest first, below model_rows, any number: the model truncates and orders. */
 struct model_input {

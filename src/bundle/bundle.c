@@ -1,7 +1,8 @@
 /* bundle.c - one bundle: opened, verified in full, warmed, and counted.
  *
- * Files are hashed in the very mapping they are then read from. What manifest.c could check by
- * itself is settled before; here the manifest meets the files it speaks of. */
+ * Every file is read once, into memory of its own, and hashed and parsed there: whoever rewrites or
+ * shortens it meanwhile or afterwards changes nothing that is served. What manifest.c could check
+ * by itself is settled before; here the manifest meets the files it speaks of. */
 #include "manifest.h"
 #include "measure.h"
 
@@ -14,8 +15,7 @@ struct bundle {
     struct ref ref;
     char *dir;
     struct manifest *manifest;
-    struct mapped weights;
-    struct ckpt *ckpt;
+    struct mapped weights; /* what the model still reads there */
     struct model *model;
     struct items *items;
     struct vectors vectors;
@@ -56,12 +56,12 @@ static int PRINTF_LIKE(2, 3) wrong(const struct opening *o, const char *fmt, ...
 
 /* ---- files and their hashes ---------------------------------------------------- */
 
-/* Maps a file of the bundle and compares its hash; the caller unmaps. */
-static int map_verified(const struct opening *o, const struct manifest_file *f, struct mapped *m)
+/* The bytes of a file of the bundle, if they are those the manifest means; the caller unmaps. */
+static int load_verified(const struct opening *o, const struct manifest_file *f, struct mapped *m)
 {
     char *path = path_join(o->b->dir, f->file), *step = xasprintf("hash %s", f->file);
     char hex[SHA256_HEX];
-    int result = file_map(m, path, o->err);
+    int result = file_load(m, path, o->err);
 
     if (result == 0) {
         report(o, step, 0, m->len);
@@ -80,41 +80,60 @@ static int map_verified(const struct opening *o, const struct manifest_file *f, 
     return result;
 }
 
-/* For files that are opened by path elsewhere. */
-static int verify(const struct opening *o, const struct manifest_file *f)
+/* ---- model and items ----------------------------------------------------------- */
+
+/* The routing logits' own file is read by the model, by its path; looked at before and after, it
+ * was not replaced in between. */
+static int verify_init(const struct opening *o)
 {
     struct mapped m;
 
-    if (map_verified(o, f, &m) == -1)
+    if (o->b->manifest->init.file == NULL)
+        return 0;
+    if (load_verified(o, &o->b->manifest->init, &m) == -1)
         return -1;
     file_unmap(&m);
     return 0;
 }
 
-/* ---- model and items ----------------------------------------------------------- */
+/* Gives back what the model has copied, or has no use for, such as the state of an optimizer. */
+static void keep_view(struct bundle *b)
+{
+    size_t bytes;
+    const void *view = model_view(b->model, &bytes);
+
+    if (view == NULL)
+        file_unmap(&b->weights);
+    else
+        file_keep(&b->weights, view, bytes);
+}
 
 static int open_model(const struct opening *o)
 {
     struct bundle *b = o->b;
     const struct manifest *m = b->manifest;
     char *path = path_join(b->dir, m->weights.file);
+    struct ckpt *ckpt = NULL;
+    size_t bytes;
     int result = -1;
 
-    if (map_verified(o, &m->weights, &b->weights) == -1 ||
-        (m->init.file != NULL && verify(o, &m->init) == -1))
+    if (load_verified(o, &m->weights, &b->weights) == -1 || verify_init(o) == -1)
         goto out;
-    report(o, "open the model", 0, b->weights.len);
-    b->ckpt = ckpt_open_mem(path, b->weights.bytes, b->weights.len, o->err);
-    if (b->ckpt == NULL)
+    bytes = b->weights.len;
+    report(o, "open the model", 0, bytes);
+    ckpt = ckpt_open_mem(path, b->weights.bytes, b->weights.len, o->err);
+    if (ckpt == NULL)
         goto out;
-    b->model = model_open(b->ckpt, &m->model, b->dir, o->err);
-    if (b->model == NULL)
+    b->model = model_open(ckpt, &m->model, b->dir, o->err);
+    if (b->model == NULL || verify_init(o) == -1)
         goto out;
+    keep_view(b);
     b->vectors = (struct vectors){model_vectors(b->model), model_rows(b->model),
                                   (size_t)model_dim(b->model)};
-    report(o, "open the model", b->weights.len, b->weights.len);
+    report(o, "open the model", bytes, bytes);
     result = 0;
 out:
+    ckpt_free(ckpt);
     free(path);
     return result;
 }
@@ -162,7 +181,7 @@ static int open_items(const struct opening *o)
     struct mapped text = {NULL, 0};
     int result = -1;
 
-    if (map_verified(o, &b->manifest->items, &text) == -1)
+    if (load_verified(o, &b->manifest->items, &text) == -1)
         goto out;
     report(o, "read the items", 0, text.len);
     b->items = items_load(path, text.bytes, text.len, b->vectors.rows, o->err);
@@ -201,23 +220,22 @@ static int check_rows(const struct opening *o)
     return 0;
 }
 
-static int verify_shards(const struct opening *o)
+static int load_shard(void *arg, size_t i, struct mapped *m, struct err *err)
 {
-    const struct manifest *m = o->b->manifest;
+    const struct opening *o = arg;
 
-    for (size_t i = 0; i < m->n_shards; i++)
-        if (m->shards[i].file.file != NULL && verify(o, &m->shards[i].file) == -1)
-            return -1;
-    return 0;
+    (void)err; /* the opening's */
+    return load_verified(o, &o->b->manifest->shards[i].file, m);
 }
 
-static int open_index(const struct opening *o)
+static int open_index(struct opening *o)
 {
     struct bundle *b = o->b;
     const struct manifest *m = b->manifest;
     struct index_shard *shards = xcalloc(m->n_shards, sizeof *shards);
     char **paths = xcalloc(m->n_shards, sizeof *paths);
-    const struct index_spec spec = {m->engine, m->factory, (int)m->effort, shards, m->n_shards};
+    const struct index_spec spec = {m->engine,  m->factory, (int)m->effort, shards, m->n_shards,
+                                    load_shard, o};
 
     for (size_t i = 0; i < m->n_shards; i++) {
         const struct manifest_shard *s = &m->shards[i];
@@ -277,7 +295,7 @@ static int open_popular(const struct opening *o)
 
     if (o->b->manifest->popular.file == NULL)
         return 0;
-    if (map_verified(o, &o->b->manifest->popular, &text) == -1)
+    if (load_verified(o, &o->b->manifest->popular, &text) == -1)
         return -1;
     result = read_popular(o, &text);
     file_unmap(&text);
@@ -319,7 +337,6 @@ static void bundle_free(struct ref *ref)
     index_free(b->index);
     items_free(b->items);
     model_free(b->model);
-    ckpt_free(b->ckpt);
     file_unmap(&b->weights);
     manifest_free(b->manifest);
     free(b->dir);
@@ -329,14 +346,13 @@ static void bundle_free(struct ref *ref)
 struct bundle *bundle_open(const char *dir, bundle_progress progress, void *arg, struct err *err)
 {
     struct bundle *b = xcalloc(1, sizeof *b);
-    const struct opening o = {b, progress, arg, err};
+    struct opening o = {b, progress, arg, err};
 
     ref_init(&b->ref, bundle_free);
     b->dir = xstrdup(dir);
     b->manifest = manifest_read(dir, err);
     if (b->manifest == NULL || open_model(&o) == -1 || open_items(&o) == -1 ||
-        check_rows(&o) == -1 || verify_shards(&o) == -1 || open_index(&o) == -1 ||
-        open_popular(&o) == -1 || warm(&o) == -1) {
+        check_rows(&o) == -1 || open_index(&o) == -1 || open_popular(&o) == -1 || warm(&o) == -1) {
         bundle_release(b);
         if (err->code == ERR_USAGE) /* of the model's options: here they are a file's content */
             err->code = ERR_FORMAT;
@@ -396,13 +412,9 @@ const uint32_t *bundle_popular(const struct bundle *b, size_t *n)
 
 size_t bundle_memory(const struct bundle *b)
 {
-    return model_memory(b->model) + items_memory(b->items) + index_memory(b->index) +
+    return b->weights.len + model_memory(b->model) + items_memory(b->items) +
+           index_memory(b->index) +
            (b->popular == NULL ? 0 : items_count(b->items) * sizeof *b->popular);
-}
-
-size_t bundle_mapped(const struct bundle *b)
-{
-    return b->weights.len;
 }
 
 void bundle_describe(const struct bundle *b, struct bundle_facts *out)
@@ -446,8 +458,8 @@ void bundle_describe_json(const struct bundle *b, struct buf *out)
         buf_printf(out, ",\"search\":{\"%s\":%d}", f.effort_name, f.effort);
     buf_puts(out, ",\"recall\":");
     buf_f64(out, f.recall);
-    buf_printf(out, ",\"shards\":%zu,\"popular\":%zu,\"memory\":%zu,\"mapped\":%zu", f.shards,
-               b->n_popular, bundle_memory(b), bundle_mapped(b));
+    buf_printf(out, ",\"shards\":%zu,\"popular\":%zu,\"memory\":%zu", f.shards, b->n_popular,
+               bundle_memory(b));
     buf_printf(out, ",\"weights_sha256\":\"%s\",\"manifest_sha256\":\"%s\"", f.weights_sha256,
                f.manifest_sha256);
 }

@@ -3,11 +3,9 @@
  */
 #include "registry.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -113,14 +111,14 @@ static int load(struct registry *r, struct job *job, struct err *err)
     char *dir = realpath(job->dir, NULL); /* the state file outlives the working directory */
     struct bundle_set *fresh = set_new();
     struct listener l = {r, job};
-    int result = -1;
+    int result;
 
+    if (dir == NULL) /* opening will say why */
+        dir = xstrdup(job->dir);
     pthread_mutex_lock(&r->loading);
-    if (dir == NULL)
-        err_set(err, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, "%s: %s", job->dir, strerror(errno));
-    else
-        set_name(r, job, dir);
-    if (dir != NULL && registry_obtain(r, dir, true, fresh, job_progress, &l, err) == 0)
+    set_name(r, job, dir);
+    result = registry_obtain(r, dir, true, fresh, job_progress, &l, err);
+    if (result == 0)
         result = registry_keep_loaded(r, fresh, err);
     pthread_mutex_unlock(&r->loading);
     bundle_set_release(fresh);
@@ -214,7 +212,7 @@ static void *loader_main(void *arg)
     struct registry *r = arg;
     struct job *job;
 
-    setpriority(PRIO_PROCESS, (id_t)gettid(), LOADER_NICE); /* on Linux: of this thread alone */
+    (void)nice(LOADER_NICE); /* this thread alone, on Linux */
     pthread_mutex_lock(&r->lock);
     while (!r->stopping) {
         sweep_locked(r, false);

@@ -28,11 +28,6 @@ int registry_need_state(const struct registry *r, struct err *err)
 
 /* ---- memory -------------------------------------------------------------------- */
 
-static uint64_t held(const struct bundle *b)
-{
-    return bundle_memory(b) + bundle_mapped(b);
-}
-
 /* What is loaded, whether served, about to be served (`fresh`) or retired and still in use. */
 static uint64_t taken(struct registry *r, const struct bundle_set *set,
                       const struct bundle_set *fresh)
@@ -40,12 +35,12 @@ static uint64_t taken(struct registry *r, const struct bundle_set *set,
     uint64_t sum = 0;
 
     for (size_t i = 0; i < bundle_set_count(set); i++)
-        sum += held(bundle_set_at(set, i));
+        sum += bundle_memory(bundle_set_at(set, i));
     for (size_t i = 0; i < bundle_set_count(fresh); i++)
-        sum += set_has(set, bundle_set_at(fresh, i)) ? 0 : held(bundle_set_at(fresh, i));
+        sum += set_has(set, bundle_set_at(fresh, i)) ? 0 : bundle_memory(bundle_set_at(fresh, i));
     pthread_mutex_lock(&r->lock);
     for (const struct retired *dead = r->retired; dead != NULL; dead = dead->next)
-        sum += held(dead->bundle);
+        sum += bundle_memory(dead->bundle);
     pthread_mutex_unlock(&r->lock);
     return sum;
 }
@@ -121,7 +116,7 @@ static struct bundle *open_new(struct registry *r, const char *dir, const struct
     bundle_describe(b, &f);
     if (strcmp(f.manifest_sha256, m->sha256) != 0)
         err_set(err, ERR_CONFLICT, "%s: was replaced while it was opened", dir);
-    else if (check_memory(r, m->full_name, held(b), used, err) == 0)
+    else if (check_memory(r, m->full_name, bundle_memory(b), used, err) == 0)
         return b;
     bundle_release(b);
     return NULL;

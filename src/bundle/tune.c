@@ -98,8 +98,11 @@ static struct index *open_index(const struct measuring *t, bool exact, int64_t e
     const struct builder *b = t->b;
     const struct manifest *m = &b->manifest;
     struct index_shard *shards = xcalloc(m->n_shards, sizeof *shards);
-    struct index_spec spec = {exact ? "exact" : m->engine, exact ? NULL : m->factory, (int)effort,
-                              shards, m->n_shards};
+    struct index_spec spec = {.engine = exact ? "exact" : m->engine,
+                              .factory = exact ? NULL : m->factory,
+                              .effort = (int)effort,
+                              .shards = shards,
+                              .n_shards = m->n_shards};
     struct index *ix;
 
     for (size_t i = 0; i < m->n_shards; i++) {

@@ -270,10 +270,13 @@ static int check_links(struct walk *w, const struct graph *g)
     return 0;
 }
 
+/* Every search gives each, but Faiss allocates for as many candidates as the file says. */
+#define GRAPH_EFFORT_MAX 100000
+
 static int graph(struct walk *w)
 {
     struct span probabilities;
-    uint64_t entry = 0, top = 0;
+    uint64_t entry = 0, top = 0, effort = 0;
     struct graph g = {{0}, {0}, {0}, {0}};
 
     if (take_vector(w, 8, &probabilities) == -1 || take_vector(w, 4, &g.slots) == -1 ||
@@ -285,20 +288,26 @@ static int graph(struct walk *w)
         return bad(w, "the graph's entry is out of range");
     /* links on levels above the lowest; twice as many on that */
     w->f->links = element(&g.slots, 1, 4) / 2;
-    return skip(w, 8) == -1 ? -1 : expect(w, 4, 1, "unknown kind of graph search");
+    if (skip(w, 4) == -1 || take(w, 4, &effort) == -1)
+        return -1;
+    if (effort == 0 || effort > GRAPH_EFFORT_MAX)
+        return bad(w, "the graph's efSearch is out of range");
+    return expect(w, 4, 1, "unknown kind of graph search");
 }
 
 /* ---- IVF ------------------------------------------------------------------------ */
 
 static int ivf_header(struct walk *w)
 {
-    uint64_t lists = 0, kind = 0;
+    uint64_t lists = 0, probes = 0, kind = 0;
 
-    if (header(w, w->rows) == -1 || take(w, 8, &lists) == -1 || skip(w, 8) == -1 ||
+    if (header(w, w->rows) == -1 || take(w, 8, &lists) == -1 || take(w, 8, &probes) == -1 ||
         take(w, 4, &kind) == -1)
         return -1;
     if (lists == 0 || lists > reader_left(&w->in))
         return bad(w, "wrong number of lists");
+    if (probes == 0 || probes > lists) /* fast-scan allocates for so many */
+        return bad(w, "wrong number of lists to search");
     w->f->lists = lists;
     if (kind != kind_code("IxFI"))
         return bad(w, "the coarse quantizer is not flat");
@@ -367,17 +376,18 @@ static int plain_lists(struct walk *w, uint64_t code_size, uint64_t *sizes, uint
 }
 
 /* Fast-scan's lists: codes in blocks of 32 rows. */
-static int block_lists(struct walk *w, uint64_t block_size, uint8_t *seen)
+static int block_lists(struct walk *w, uint64_t code_size, uint64_t block_size, uint8_t *seen)
 {
     const uint64_t block_rows = 32;
-    uint64_t total = 0;
+    uint64_t total = 0, stated = 0;
     struct span ids = {0};
 
-    if (expect(w, 8, w->f->lists, "wrong number of lists") == -1 ||
-        skip(w, 8) == -1 || /* a code size that nothing reads */
+    if (expect(w, 8, w->f->lists, "wrong number of lists") == -1 || take(w, 8, &stated) == -1 ||
         expect(w, 8, block_rows, "wrong block") == -1 ||
         expect(w, 8, block_size, "wrong block size") == -1)
         return -1;
+    if (stated != code_size && stated != UINT64_MAX) /* all ones: not said */
+        return bad(w, "wrong code size");
     for (size_t l = 0; l < w->f->lists; l++) {
         if (take_vector(w, 8, &ids) == -1 || check_ids(w, &ids, seen) == -1 ||
             expect_vector(w, 1, (ids.n + block_rows - 1) / block_rows * block_size,
@@ -404,7 +414,7 @@ static int inverted_lists(struct walk *w, uint64_t code_size, uint64_t block_siz
     if (block_size == 0 && kind == kind_code("ilar"))
         rc = plain_lists(w, code_size, sizes, seen);
     else if (block_size != 0 && kind == kind_code("ilbl"))
-        rc = block_lists(w, block_size, seen);
+        rc = block_lists(w, code_size, block_size, seen);
     else
         bad(w, "unknown kind of inverted lists");
 out:

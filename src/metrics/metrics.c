@@ -469,7 +469,7 @@ void metrics_register_process(void)
     metric_gauge("process_resident_memory_bytes", "Memory of the process that is resident.", "",
                  read_status, resident);
     metric_gauge("recalld_resident_anonymous_bytes",
-                 "Resident memory that is no file: heap and stacks, without mapped bundles.", "",
+                 "Resident memory that is no file: heap, stacks and what bundles hold.", "",
                  read_status, anonymous);
     metric_gauge("process_open_fds", "Open file descriptors.", "", read_open_fds, NULL);
     metric_gauge("process_max_fds", "Limit of open file descriptors.", "", read_max_fds, NULL);

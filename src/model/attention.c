@@ -164,13 +164,11 @@ out:
 static int load_heads(struct loading *l)
 {
     struct model *m = l->m;
-    float *copy = NULL;
 
-    m->heads = loading_matrix(l, l->heads, !l->names->attention_out_in, &copy);
-    loading_adopt(l, copy, l->heads->count);
+    m->heads = loading_keep(l, l->heads, !l->names->attention_out_in);
     if (m->heads == NULL || l->heads_bias == NULL)
         return m->heads == NULL ? -1 : 0;
-    m->heads_bias = loading_keep(l, l->heads_bias, &copy);
+    m->heads_bias = loading_keep(l, l->heads_bias, false);
     return m->heads_bias == NULL ? -1 : 0;
 }
 

@@ -47,10 +47,20 @@ static int refuse_changing_logits(const struct loading *l)
                    ckpt_name(l->m->ckpt), t->name);
 }
 
+/* Loaded, not mapped: nobody knows who may write to the file. */
+static int open_init(struct loading *l, const char *dir)
+{
+    char *path = path_join(dir != NULL ? dir : ".", l->m->o.init_name);
+
+    if (file_load(&l->init_bytes, path, l->err) == 0)
+        l->init_file = ckpt_open_mem(path, l->init_bytes.bytes, l->init_bytes.len, l->err);
+    free(path);
+    return l->init_file == NULL ? err_prefix(l->err, "init: ") : 0;
+}
+
 static int find_init(struct loading *l, const char *dir)
 {
     const struct model_options *o = &l->m->o;
-    char *path;
 
     if (o->init == INIT_TENSOR) {
         l->init_ckpt = l->m->ckpt;
@@ -59,11 +69,9 @@ static int find_init(struct loading *l, const char *dir)
             return err_set(l->err, ERR_FORMAT, "%s: no tensor %s, which init names",
                            ckpt_name(l->m->ckpt), o->init_name);
     } else if (o->init == INIT_FILE) {
-        path = path_join(dir != NULL ? dir : ".", o->init_name);
-        l->init_ckpt = l->init_file = ckpt_open(path, l->err);
-        free(path);
-        if (l->init_file == NULL)
-            return err_prefix(l->err, "init: ");
+        if (open_init(l, dir) == -1)
+            return -1;
+        l->init_ckpt = l->init_file;
         if (ckpt_count(l->init_file) != 1)
             return err_set(l->err, ERR_FORMAT, "%s: %zu tensors, a file of routing logits has one",
                            ckpt_name(l->init_file), ckpt_count(l->init_file));

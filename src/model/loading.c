@@ -131,12 +131,25 @@ int loading_expect_linear(struct loading *l, const struct tensor *t, bool turned
 
 /* ---- values ----------------------------------------------------------------------- */
 
-const float *loading_keep(struct loading *l, const struct tensor *t, float **copy)
+static void no_memory(struct loading *l, const struct tensor *t)
 {
-    const float *values = tensor_f32(l->m->ckpt, t, copy, l->err);
+    err_set(l->err, ERR_NOMEM, "%s: no memory for tensor %s", ckpt_name(l->m->ckpt), t->name);
+}
 
-    loading_adopt(l, *copy, t->count);
-    return values;
+const float *loading_keep(struct loading *l, const struct tensor *t, bool turn)
+{
+    float *owned;
+    const float *values = loading_matrix(l, t, turn, &owned);
+
+    if (values != NULL && owned == NULL) {
+        owned = mem_try_aligned(t->count, sizeof *owned);
+        if (owned != NULL)
+            memcpy(owned, values, t->count * sizeof *owned);
+        else
+            no_memory(l, t);
+    }
+    loading_adopt(l, owned, t->count);
+    return owned;
 }
 
 void loading_transpose(float *out, const float *in, size_t n, size_t m)
@@ -155,7 +168,7 @@ const float *loading_matrix(struct loading *l, const struct tensor *t, bool turn
         return values;
     turned = mem_try_aligned(t->count, sizeof *turned);
     if (turned == NULL)
-        err_set(l->err, ERR_NOMEM, "%s: no memory for tensor %s", ckpt_name(l->m->ckpt), t->name);
+        no_memory(l, t);
     else
         loading_transpose(turned, values, t->shape[0], t->shape[1]);
     free(*owned);

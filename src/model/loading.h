@@ -14,7 +14,8 @@ struct loading {
     float *items_copy; /* the model's own floats of `items`, NULL when they are a view */
     /* capsules */
     const struct tensor *map, *bias;
-    struct ckpt *init_file;       /* INIT_FILE, else NULL */
+    struct mapped init_bytes;     /* INIT_FILE, else empty */
+    struct ckpt *init_file;       /* over them, or NULL */
     const struct ckpt *init_ckpt; /* where `init` is */
     const struct tensor *init;    /* (K, S) or (1, K, S), or NULL */
     /* attention */
@@ -53,11 +54,11 @@ int loading_expect_table(struct loading *l, const struct ckpt *c, const struct t
 int loading_expect_linear(struct loading *l, const struct tensor *t, bool turned, size_t in,
                           size_t out, const char *in_name, const char *out_name) WARN_UNUSED;
 
-/* A tensor for as long as the model lives: a view, or a copy that the model owns (*copy). */
-const float *loading_keep(struct loading *l, const struct tensor *t, float **copy) WARN_UNUSED;
 /* A matrix as it is, or with its axes exchanged. *owned is freed by the caller. */
 const float *loading_matrix(struct loading *l, const struct tensor *t, bool turn, float **owned)
     WARN_UNUSED;
+/* The same for as long as the model lives, in memory that it owns. */
+const float *loading_keep(struct loading *l, const struct tensor *t, bool turn) WARN_UNUSED;
 /* (n, m) to (m, n) */
 void loading_transpose(float *out, const float *in, size_t n, size_t m);
 /* m->projected and m->item_width: all items times `weights` (D, width), plus bias or NULL. */

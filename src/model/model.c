@@ -152,17 +152,13 @@ static int check_shapes(struct loading *l)
 static int load_projection(struct loading *l)
 {
     struct model *m = l->m;
-    float *copy = NULL;
 
     if (l->projection == NULL)
         return 0;
-    m->projection = loading_matrix(l, l->projection, l->names->projection_out_in, &copy);
-    loading_adopt(l, copy, l->projection->count);
-    if (m->projection == NULL)
-        return -1;
-    if (l->projection_bias == NULL)
-        return 0;
-    m->projection_bias = loading_keep(l, l->projection_bias, &copy);
+    m->projection = loading_keep(l, l->projection, l->names->projection_out_in);
+    if (m->projection == NULL || l->projection_bias == NULL)
+        return m->projection == NULL ? -1 : 0;
+    m->projection_bias = loading_keep(l, l->projection_bias, false);
     return m->projection_bias == NULL ? -1 : 0;
 }
 
@@ -195,6 +191,7 @@ static int load_vectors(struct loading *l)
 static int load(struct loading *l, const char *dir)
 {
     struct model *m = l->m;
+    const float *table;
 
     l->names = variant_codebase(m->o.variant);
     m->norm_floor = l->names->norm_floor > 0 ? l->names->norm_floor : NORM_FLOOR;
@@ -203,10 +200,14 @@ static int load(struct loading *l, const char *dir)
         kinds[m->o.kind].find(l, dir) == -1 || find_projection(l) == -1 ||
         complete_options(l) == -1 || check_limits(l) == -1 || check_shapes(l) == -1)
         return -1;
-    m->items = loading_keep(l, l->items, &l->items_copy);
-    if (m->items == NULL || kinds[m->o.kind].load(l) == -1)
+    table = m->items = tensor_f32(m->ckpt, l->items, &l->items_copy, l->err);
+    loading_adopt(l, l->items_copy, l->items->count);
+    if (table == NULL || kinds[m->o.kind].load(l) == -1 || load_projection(l) == -1 ||
+        load_vectors(l) == -1)
         return -1;
-    return load_projection(l) == -1 ? -1 : load_vectors(l);
+    if (l->items_copy == NULL && (m->items != NULL || m->vectors == table))
+        m->view = table;
+    return 0;
 }
 
 struct model *model_open(const struct ckpt *c, const struct model_options *o, const char *dir,
@@ -226,10 +227,12 @@ struct model *model_open(const struct ckpt *c, const struct model_options *o, co
     l.m->memory = sizeof *l.m;
     result = load(&l, dir);
     ckpt_free(l.init_file);
+    file_unmap(&l.init_bytes);
     if (result == -1) {
         model_free(l.m);
         return NULL;
     }
+    l.m->ckpt = NULL;
     return l.m;
 }
 
@@ -272,4 +275,10 @@ const float *model_vectors(const struct model *m)
 size_t model_memory(const struct model *m)
 {
     return m->memory;
+}
+
+const float *model_view(const struct model *m, size_t *bytes)
+{
+    *bytes = m->view == NULL ? 0 : m->rows * (size_t)m->o.item_dim * sizeof *m->view;
+    return m->view;
 }

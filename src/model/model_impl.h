@@ -75,13 +75,14 @@ enum pads {
 };
 
 struct model {
-    struct model_options o; /* completed */
-    const struct ckpt *ckpt;
-    size_t rows;          /* of the item table */
-    size_t out_dim;       /* of the interests: H, or what the projection gives */
-    size_t item_width;    /* floats of one row of `projected` */
-    const float *items;   /* (rows, D), NULL when nothing reads it after loading */
-    const float *vectors; /* (rows, out_dim): what scores are taken with */
+    struct model_options o;  /* completed */
+    const struct ckpt *ckpt; /* NULL once it is open */
+    const float *view;       /* the item table where it lies in the checkpoint, or NULL */
+    size_t rows;             /* of the item table */
+    size_t out_dim;          /* of the interests: H, or what the projection gives */
+    size_t item_width;       /* floats of one row of `projected` */
+    const float *items;      /* (rows, D), NULL when nothing reads it after loading */
+    const float *vectors;    /* (rows, out_dim): what scores are taken with */
     const float *projection, *projection_bias; /* (H, out_dim), (out_dim) or NULL */
     float norm_floor;
     enum pads pads, pads_when_empty; /* of a user with items; of one without */

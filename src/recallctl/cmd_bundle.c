@@ -146,7 +146,6 @@ static void print_facts(const struct bundle *b)
     print_index(&f);
     printf("%-10s %zu ids\n", "popular", popular);
     print_bytes("memory", bundle_memory(b));
-    print_bytes("mapped", bundle_mapped(b));
     printf("%-10s %s\n", "weights", f.weights_sha256);
     printf("%-10s %s\n", "manifest", f.manifest_sha256);
 }

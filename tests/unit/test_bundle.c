@@ -3,6 +3,8 @@
  * tests/invalid/manifest holds bad manifests, each beside the message that must refuse it. */
 #include "bundle_fixture.h"
 
+#include "../../src/bundle/measure.h"
+
 #include <dirent.h>
 
 #define INVALID_DIR "tests/invalid/manifest"
@@ -42,18 +44,50 @@ static void a_good_bundle_opens_and_gives_its_parts(void **state)
     bundle_release(b);
 }
 
-static void memory_and_mapped_bytes_are_told_apart(void **state)
+static void memory_is_that_of_its_parts(void **state)
 {
     struct bundle *b = must_open(build_version("memory", "1"));
-    struct buf weights = read_all(at("w.safetensors"));
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t table = bundle_memory(b) - model_memory(bundle_model(b)) -
+                   items_memory(bundle_items(b)) - index_memory(bundle_index(b)) -
+                   60 * sizeof(uint32_t);
 
     (void)state;
-    assert_int_equal(bundle_mapped(b), weights.len);
-    assert_int_equal(bundle_memory(b), model_memory(bundle_model(b)) +
-                                           items_memory(bundle_items(b)) +
-                                           index_memory(bundle_index(b)) + 60 * sizeof(uint32_t));
-    buf_clear(&weights);
+    assert_in_range(table, ROWS * DIM * sizeof(float), ROWS * DIM * sizeof(float) + 2 * page);
+    assert_int_equal(table % page, 0);
     bundle_release(b);
+}
+
+/* A checkpoint as trained may hold more than the model: an optimizer's moments, for one. */
+static void tensors_that_the_model_does_not_use_take_no_memory(void **state)
+{
+    static float moments[1 << 18];
+    struct buf plain = read_all(at("w.safetensors")), fat = BUF_INIT;
+    struct err err = ERR_INIT;
+    struct ckpt *c = ckpt_open_mem("w", plain.p, plain.len, &err);
+    struct ckpt_writer_tensor tensors[4] = {{"Adam", 1, {ARRAY_LEN(moments)}, moments}};
+    struct bundle_build b = plain_build("fat");
+    struct bundle *lean = must_open(build_version("lean", "1")), *opened;
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        const struct tensor *t = ckpt_at(c, i);
+
+        tensors[i + 1] = (struct ckpt_writer_tensor){
+            t->name, t->n_dims, {t->shape[0], t->shape[1], t->shape[2]}, (const float *)t->data};
+    }
+    ckpt_encode(
+        &fat, tensors, 4,
+        (const char *const[]){"variant", "thudm-mind", "init", "tensor:routing_logits", NULL});
+    write_bytes(at("fat.safetensors"), fat.p, fat.len);
+    b.weights = at("fat.safetensors");
+    opened = must_open(must_build(&b));
+    assert_in_range(bundle_memory(opened), 1, bundle_memory(lean) + sizeof moments / 8);
+    bundle_release(opened);
+    bundle_release(lean);
+    ckpt_free(c);
+    buf_clear(&plain);
+    buf_clear(&fat);
 }
 
 static void a_bundle_lives_until_the_last_reference(void **state)
@@ -77,8 +111,8 @@ static void the_facts_are_json(void **state)
         xasprintf("\"name\":\"toy@1\",\"dir\":\"%s\",\"variant\":\"thudm-mind\",\"interests\":3,"
                   "\"dim\":8,\"items\":60,\"rows\":61,\"engine\":\"faiss\",\"factory\":\"Flat\","
                   "\"search\":null,\"recall\":1,\"shards\":2,\"popular\":3,\"memory\":%zu,"
-                  "\"mapped\":%zu,\"weights_sha256\":\"",
-                  dir, bundle_memory(b), bundle_mapped(b));
+                  "\"weights_sha256\":\"",
+                  dir, bundle_memory(b));
 
     (void)state;
     bundle_describe_json(b, &json);
@@ -263,6 +297,171 @@ static void a_shard_of_other_rows_is_refused(void **state)
     edit_manifest(dir, "\"first_row\": 1, \"rows\": 30", "\"first_row\": 1, \"rows\": 29");
     edit_manifest(dir, "\"first_row\": 31, \"rows\": 30", "\"first_row\": 30, \"rows\": 31");
     must_refuse(dir, ERR_FORMAT, "%s/shards/0000.faiss: 30 rows, must be 29");
+}
+
+/* ---- files that change ---------------------------------------------------------------- */
+
+/* A bundle with every kind of file. */
+static const char *build_full(const char *out)
+{
+    const char *const keys[] = {"init", xasprintf("file:%s", at("logits.bin")), NULL};
+    float logits[K * HISTORY];
+    const struct ckpt_writer_tensor t = {"b", 2, {K, HISTORY}, logits};
+    struct bundle_build b = plain_build(out);
+    struct err err = ERR_INIT;
+
+    for (size_t i = 0; i < ARRAY_LEN(logits); i++)
+        logits[i] = (float)i / 7;
+    if (ckpt_write(at("logits.bin"), &t, 1, NULL, &err) == -1)
+        fail_msg("%s", err.text);
+    b.model_keys = keys;
+    b.factory = "Flat";
+    must_build(&b);
+    free((char *)keys[1]);
+    return b.out;
+}
+
+/* What a bundle serves, as bytes: interests, hits, ids, the popular ones. */
+static struct buf answers_of(const struct bundle *b)
+{
+    struct queries q = QUERIES_INIT;
+    struct answers a = ANSWERS_INIT;
+    struct err err = ERR_INIT;
+    struct buf out = BUF_INIT;
+    const uint32_t *popular;
+    size_t n, len;
+
+    if (queries_from_rows(&q, bundle_model(b), bundle_items(b), 8, &err) == -1 ||
+        answers_search(&a, bundle_index(b), &q, 20, &err) == -1)
+        fail_msg("%s", err.text);
+    buf_put(&out, q.data, q.n * DIM * sizeof *q.data);
+    buf_put(&out, a.hits, q.n * 20 * sizeof *a.hits);
+    for (uint32_t row = 1; row < ROWS; row++) {
+        const char *id = items_id(bundle_items(b), row, &len);
+
+        buf_put(&out, id, len);
+    }
+    popular = bundle_popular(b, &n);
+    buf_put(&out, popular, n * sizeof *popular);
+    answers_clear(&a);
+    queries_clear(&q);
+    return out;
+}
+
+static void must_answer(const struct bundle *b, const struct buf *right)
+{
+    struct buf now = answers_of(b);
+
+    assert_int_equal(now.len, right->len);
+    assert_memory_equal(now.p, right->p, right->len);
+    buf_clear(&now);
+}
+
+/* Without a sync, for there are many. `beside`: put into place by a rename. */
+static void put(const char *path, const char *bytes, size_t len, bool beside)
+{
+    const char *to = beside ? at("beside") : path;
+    FILE *f = fopen(to, beside ? "w" : "r+");
+
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, len, f), len);
+    assert_int_equal(fflush(f), 0);
+    assert_int_equal(ftruncate(fileno(f), (off_t)len), 0);
+    fclose(f);
+    if (beside)
+        assert_int_equal(rename(to, path), 0);
+}
+
+enum way { CUT, REWRITTEN, REPLACED, WAYS };
+
+static void harm(const char *path, const struct buf *good, enum way way)
+{
+    size_t middle = good->len / 2;
+    char *bad = xmalloc(good->len);
+
+    memcpy(bad, good->p, good->len);
+    bad[middle] ^= 1;
+    put(path, bad, way == CUT ? middle : good->len, way == REPLACED);
+    free(bad);
+}
+
+struct harm_at {
+    size_t step, steps; /* when, and how many there have been */
+    const char *path;
+    const struct buf *good;
+    enum way way;
+};
+
+static void harm_at_step(void *arg, const char *step, size_t done, size_t total)
+{
+    struct harm_at *h = arg;
+
+    (void)step;
+    (void)done;
+    (void)total;
+    if (h->steps++ == h->step)
+        harm(h->path, h->good, h->way);
+}
+
+static const char *const parts[] = {"weights.safetensors", "init.bin",    "items.tsv",
+                                    "shards/0000.faiss",   "popular.txt", "manifest.json"};
+
+/* Opening reads every file once. Whatever happens to one of them at any step, either what was
+ * verified is what is served, or the bundle is refused. */
+static void a_file_that_changes_while_a_bundle_opens_spoils_nothing(void **state)
+{
+    const char *dir = build_full("changing");
+    struct bundle *b = must_open(dir);
+    struct buf right = answers_of(b);
+    size_t opened = 0, refused = 0;
+
+    (void)state;
+    bundle_release(b);
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+        struct buf good = read_all(in(dir, parts[i]));
+        struct harm_at h = {.path = in(dir, parts[i]), .good = &good, .steps = 1};
+
+        for (h.way = CUT; h.way < WAYS; h.way++) {
+            for (h.step = 0, h.steps = 1; h.step < h.steps; h.step++) {
+                struct err err = ERR_INIT;
+
+                h.steps = 0;
+                b = bundle_open(dir, harm_at_step, &h, &err);
+                if (b != NULL) {
+                    must_answer(b, &right);
+                    opened++;
+                } else {
+                    assert_non_null(strstr(err.text, h.path));
+                    refused++;
+                }
+                bundle_release(b);
+                put(h.path, good.p, good.len, true);
+            }
+        }
+        buf_clear(&good);
+    }
+    assert_true(opened > 0 && refused > 0);
+    buf_clear(&right);
+}
+
+static void an_open_bundle_does_not_depend_on_its_files(void **state)
+{
+    const char *dir = build_full("independent");
+    struct bundle *b = must_open(dir);
+    struct buf right = answers_of(b);
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+        struct buf good = read_all(in(dir, parts[i]));
+
+        harm(in(dir, parts[i]), &good, REWRITTEN);
+        must_answer(b, &right);
+        put(in(dir, parts[i]), "", 0, false);
+        must_answer(b, &right);
+        buf_clear(&good);
+    }
+    buf_clear(&right);
+    bundle_release(b);
 }
 
 /* ---- rows and items ------------------------------------------------------------------ */
@@ -516,7 +715,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_good_bundle_opens_and_gives_its_parts),
-        cmocka_unit_test(memory_and_mapped_bytes_are_told_apart),
+        cmocka_unit_test(memory_is_that_of_its_parts),
+        cmocka_unit_test(tensors_that_the_model_does_not_use_take_no_memory),
         cmocka_unit_test(a_bundle_lives_until_the_last_reference),
         cmocka_unit_test(the_facts_are_json),
         cmocka_unit_test(opening_tells_its_steps),
@@ -528,6 +728,8 @@ int main(void)
         cmocka_unit_test(weights_that_hold_nan_are_refused),
         cmocka_unit_test(a_shard_of_another_dimension_is_refused),
         cmocka_unit_test(a_shard_of_other_rows_is_refused),
+        cmocka_unit_test(a_file_that_changes_while_a_bundle_opens_spoils_nothing),
+        cmocka_unit_test(an_open_bundle_does_not_depend_on_its_files),
         cmocka_unit_test(a_row_without_an_id_is_refused),
         cmocka_unit_test(items_in_no_shard_are_refused),
         cmocka_unit_test(shards_beyond_the_table_are_refused),

@@ -1764,6 +1764,55 @@ static void plain_item_vectors_are_a_view_into_the_file(void **state)
     close_draft(&f);
 }
 
+/* The checkpoint's bytes, but for those that the model says it goes on reading. */
+static void spoil(struct opened *f)
+{
+    size_t kept;
+    char *end = f->bytes.p + f->bytes.len, *view = (char *)(uintptr_t)model_view(f->m, &kept);
+
+    ckpt_free(f->c);
+    f->c = NULL;
+    if (view == NULL)
+        view = end;
+    memset(f->bytes.p, 0xff, (size_t)(view - f->bytes.p));
+    memset(view + kept, 0xff, (size_t)(end - view - (ptrdiff_t)kept));
+}
+
+static void an_open_model_reads_nothing_of_its_checkpoint_but_the_item_table(void **state)
+{
+    struct model_scratch *s = model_scratch_new();
+    struct model_input in[USERS];
+    unsigned views = 0;
+
+    (void)state;
+    log_nothing_below_errors();
+    for (uint64_t i = 0; i < ARRAY_LEN(published) * 2; i++) {
+        struct opened f;
+        struct buf before[2] = {BUF_INIT, BUF_INIT};
+        size_t vectors, interests, kept;
+
+        draw_model(i);
+        f = open_draft(&rm.draft, rm.options.p);
+        vectors = model_rows(f.m) * (size_t)model_dim(f.m) * sizeof(float);
+        interests = (size_t)(model_interest_count(f.m) * model_dim(f.m)) * sizeof(float);
+        draw_users(f.m, in);
+        model_interests(f.m, s, in, 1);
+        buf_put(&before[0], model_vectors(f.m), vectors);
+        buf_put(&before[1], in[0].interests, interests);
+        views += model_view(f.m, &kept) != NULL;
+        spoil(&f);
+        model_interests(f.m, s, in, 1);
+        assert_memory_equal(model_vectors(f.m), before[0].p, vectors);
+        assert_memory_equal(in[0].interests, before[1].p, interests);
+        buf_clear(&before[0]);
+        buf_clear(&before[1]);
+        close_draft(&f);
+    }
+    assert_in_range(views, 1, ARRAY_LEN(published) * 2 - 1); /* of both kinds */
+    log_setup(LOG_LEVEL_INFO, false);
+    model_scratch_free(s);
+}
+
 static void normalised_item_vectors_have_length_one_and_zero_stays_zero(void **state)
 {
     static float items[ROWS * D];
@@ -3045,17 +3094,18 @@ static void running_out_of_memory_is_an_error_with_nothing_leaked(void **state)
     struct draft book = thudm_book(), dr = thudm_dr(), mind = pytorch(false), sa = deepmatch_sa();
 
     (void)state;
-    /* logits, projected items, a pad's u, normalised items */
+    /* logits, projected items, a pad's u, the projection and its bias, normalised items */
     assert_int_equal(fail_each_allocation(&book,
                                           "variant=thudm-mind init=tensor:b0 projection=relu "
                                           "normalize_item=true"),
-                     4);
+                     6);
     /* logits, weights by position, the pads' u */
     assert_int_equal(fail_each_allocation(&dr, "variant=thudm-comirec-dr"), 3);
     /* logits, turned weights, projected items, a pad's u */
     assert_int_equal(fail_each_allocation(&mind, "variant=pytorch-comirec-mind init=tensor:b0"), 4);
-    /* positions, projected items, what positions add to them, turned heads, a user without items */
-    assert_int_equal(fail_each_allocation(&sa, "variant=deepmatch-comirec-sa"), 5);
+    /* positions, projected items, what positions add to them, heads and their bias, a user without
+     * items */
+    assert_int_equal(fail_each_allocation(&sa, "variant=deepmatch-comirec-sa"), 6);
 }
 
 int main(void)
@@ -3084,6 +3134,7 @@ int main(void)
         cmocka_unit_test(one_scratch_serves_different_models),
         cmocka_unit_test_setup(a_warm_scratch_never_allocates, count_allocations),
         cmocka_unit_test(plain_item_vectors_are_a_view_into_the_file),
+        cmocka_unit_test(an_open_model_reads_nothing_of_its_checkpoint_but_the_item_table),
         cmocka_unit_test(normalised_item_vectors_have_length_one_and_zero_stays_zero),
         cmocka_unit_test(half_precision_items_are_normalised_in_place),
         cmocka_unit_test(generated_tables_are_the_golden_ones),
