@@ -3,11 +3,13 @@
 # `make run` and `make test` are all a newcomer needs; `make help` lists the rest. Set-up
 # comes first: make includes $(BUILD)/setup.mk, so it makes that file, and making it
 # installs missing packages and builds Faiss. Each variant (release, debug, asan, tsan,
-# coverage) has its own objects below $(BUILD)/<variant>/.
+# coverage, fuzz) has its own objects below $(BUILD)/<variant>/.
 #
 #   V=1        show the commands            WERROR=0     warnings do not stop the build
 #   BUILD=     where everything is built    LEVEL=       machine code level (x86-64-v3, ...)
 #   PORT=      port of `make run`           FAISS_PREFIX= a Faiss of your own
+#   DESTDIR=   prefix= bindir= sysconfdir= unitdir=     where `make install` puts things
+#   TARGET=    what `make fuzz` tries       SECONDS=     how long it tries each
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
@@ -35,8 +37,8 @@ remember = @mkdir -p $(@D); echo '$1' | cmp -s - $@ || echo '$1' >$@
 # ---- set-up ------------------------------------------------------------------------------
 
 goals := $(or $(MAKECMDGOALS),all)
-dev_goals := format format-check lint check-valgrind coverage fuzz fuzz-smoke
-ifneq ($(filter-out help clean,$(goals)),)
+dev_goals := format format-check lint check-valgrind check-valgrind-daemon coverage fuzz fuzz-smoke
+ifneq ($(filter-out help clean install uninstall image-check,$(goals)),)
 include $(BUILD)/setup.mk
 endif
 
@@ -61,15 +63,22 @@ CPPFLAGS += -Iinclude -D_GNU_SOURCE $(FAISS_CFLAGS) $(PKG_CFLAGS)
 COMMON = $(CPPFLAGS) -g $(MARCH) $(FLOATS) $(WARNINGS) -pthread
 COMPILE_C = $(CC) -std=c11 $(COMMON) $(WARNINGS_C)
 COMPILE_CXX = $(CXX) -std=c++17 $(COMMON)
-LIBS = $(FAISS_LIBS) $(PKG_LIBS) -lm -pthread
+LIBS = $(MARCH_NEEDS) $(FAISS_LIBS) $(PKG_LIBS) -lm -pthread
 
-VARIANTS := release debug asan tsan coverage
+VARIANTS := release debug asan tsan coverage fuzz
 sanitize := -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all
 FLAGS_release := -O3
 FLAGS_debug := -O0 -g3
 FLAGS_asan := $(sanitize) -fsanitize=address,undefined
 FLAGS_tsan := $(sanitize) -fsanitize=thread
 FLAGS_coverage := -O0 --coverage
+FLAGS_fuzz := $(sanitize) -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize=vptr
+FLAGS_fuzz += -Wno-unknown-warning-option
+
+# libFuzzer is a part of clang.
+$(BUILD)/fuzz/%: CC := clang
+$(BUILD)/fuzz/%: CXX := clang++
+$(BUILD)/fuzz/tests/fuzz_%: LDFLAGS += -fsanitize=fuzzer
 
 # ---- sources -----------------------------------------------------------------------------
 
@@ -77,7 +86,9 @@ programs := recalld recallctl
 library := $(filter-out $(programs:%=src/%/%),$(wildcard src/*/*.c src/*/*.cpp))
 support := $(wildcard tests/unit/support*.c)
 tests := $(basename $(notdir $(wildcard tests/unit/test_*.c)))
+fuzzers := $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.c)))
 benches := $(basename $(notdir $(wildcard tests/bench/bench_*.c)))
+bench_tools := $(filter-out $(benches),$(basename $(notdir $(wildcard tests/bench/*.c))))
 
 # What runs under ThreadSanitizer: the unit tests of what threads share, and the daemon on
 # exact search. Faiss is left out: its OpenMP threads meet in ways the sanitizer cannot see.
@@ -86,7 +97,9 @@ TSAN_TESTS ?= $(filter $(shared:%=test_%),$(tests))
 TSAN_PYTEST ?= $(wildcard $(patsubst %,tests/integration/test_%.py,http admin lifecycle))
 
 objects = $(patsubst %,$(BUILD)/$1/%.o,$(basename $2))
-test_programs = $(patsubst %,$(BUILD)/$1/tests/%,$(or $2,$(tests)))
+test_programs = $(patsubst %,$(BUILD)/$1/tests/%,$(or $2,$(tests) $(fuzzers)))
+# A fuzz target is a test over the inputs that are kept for it, unless libFuzzer brings its own.
+fuzz_main = $(if $(filter fuzz,$1),,tests/fuzz/replay.c)
 product = $(programs:%=$(BUILD)/$1/%)
 
 # ---- rules, once per variant ---------------------------------------------------------------
@@ -117,7 +130,8 @@ $(BUILD)/$1/librecalld.a: $(call objects,$1,$(library)) $(BUILD)/$1/members
 
 $(foreach p,$(programs),$(eval $(call program_rule,$1,$p,$(wildcard src/$p/*.c))))
 $(foreach t,$(tests),$(eval $(call program_rule,$1,tests/$t,tests/unit/$t.c $(support),$$(CMOCKA_LIBS))))
-$(foreach b,$(benches),$(eval $(call program_rule,$1,bench/$b,tests/bench/$b.c)))
+$(foreach f,$(fuzzers),$(eval $(call program_rule,$1,tests/$f,tests/fuzz/$f.c $(call fuzz_main,$1))))
+$(foreach b,$(benches) $(bench_tools),$(eval $(call program_rule,$1,bench/$b,tests/bench/$b.c)))
 endef
 
 # A program $2 of variant $1 from the sources $3 and the library.
@@ -156,6 +170,30 @@ $(demo_bundle)/manifest.json: $(demo_files) $(BUILD)/release/recallctl
 		--items demo/items.tsv --popular demo/popular.txt --histories demo/behaviour.tsv \
 		--engine faiss --factory Flat --shards 2 --name debian-mind --version $(demo_version) --out $(@D)
 
+# Installs what `make` has built and builds nothing, so that root can do it. The programs are those
+# in FROM=; a configuration that is there already is kept.
+prefix := /usr/local
+bindir := $(prefix)/bin
+sysconfdir := /etc
+unitdir := $(prefix)/lib/systemd/system
+FROM := $(BUILD)/release
+to_bin = "$(DESTDIR)$(bindir)"
+to_conf = "$(DESTDIR)$(sysconfdir)/recalld"
+to_unit = "$(DESTDIR)$(unitdir)"
+
+install: $(filter all,$(goals)) ## put what was built in place: DESTDIR=, prefix=/usr/local, sysconfdir=/etc, ...
+	@test -x "$(FROM)/recalld" || { echo 'recalld: nothing was built in $(FROM): run "make" first' >&2; exit 1; }
+	$(Q)install -d $(to_bin) $(to_conf) $(to_unit)
+	$(Q)install -m 755 $(programs:%="$(FROM)/%") $(to_bin)
+	$(Q)test -e $(to_conf)/recalld.ini || install -m 644 conf/recalld.ini $(to_conf)
+	$(Q)sed 's|/usr/local/bin|$(bindir)|; s|/etc/recalld|$(sysconfdir)/recalld|' \
+		deploy/recalld.service | install -m 644 /dev/stdin $(to_unit)/recalld.service
+
+uninstall: ## remove what was installed; a configuration that was changed stays
+	$(Q)rm -f $(programs:%=$(to_bin)/%) $(to_unit)/recalld.service
+	$(Q)! cmp -s conf/recalld.ini $(to_conf)/recalld.ini || rm $(to_conf)/recalld.ini
+	$(Q)rmdir $(to_conf) 2>/dev/null || true
+
 # ---- for us --------------------------------------------------------------------------------
 
 debug: $(call product,debug) ## build without optimisation, for gdb
@@ -175,20 +213,63 @@ check-tsan: $(call product,tsan) $(call test_programs,tsan,$(TSAN_TESTS)) ## wha
 check-data: all ## figures of real checkpoints, where their data is: ../shared/data or RECALLD_DATA
 	@RECALLCTL_BIN=$(BUILD)/release/recallctl PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 tests/eval/check.py
 
+# Valgrind knows no AVX-512: where that is what we build for, all is built once more, apart.
+VALGRIND := valgrind -q --error-exitcode=99 --leak-check=full
+# A daemon that is stopped while it loads leaves that thread behind: its stack is "possibly lost".
+valgrind_daemon = $(VALGRIND) --errors-for-leak-kinds=definite --show-leak-kinds=definite \
+	--log-file=$(abspath $(BUILD)/valgrind)/results/sanitizer.%p
+ifeq ($(MARCH),-march=x86-64-v4)
+check-valgrind check-valgrind-daemon:
+	@$(MAKE) LEVEL=portable BUILD=$(BUILD)/portable $@
+else
 check-valgrind: $(call test_programs,debug) ## unit tests under valgrind
-	@TEST_SECONDS=1200 TEST_UNDER="valgrind -q --error-exitcode=99 --leak-check=full" \
-	scripts/test.sh $(BUILD)/debug $(call test_programs,debug)
+	@TEST_SECONDS=1200 TEST_UNDER="$(VALGRIND)" scripts/test.sh $(BUILD)/debug $(call test_programs,debug)
+
+# What asks one daemon much, and one test of each thing that can happen to a daemon: where every test
+# starts its own, one waits for little else than starts.
+memcheck_files := http.py recall.py
+memcheck_files += admin.py::test_a_bundle_is_loaded_named_and_made_the_default
+memcheck_files += admin.py::test_a_bundle_that_does_not_verify_is_refused_with_the_reason
+memcheck_files += admin.py::test_what_is_referenced_cannot_be_deleted
+memcheck_files += behaviour.py::test_a_stopped_redis_costs_no_request_and_comes_back_by_itself
+memcheck_files += behaviour.py::test_a_redis_that_hangs_is_waited_for_no_longer_than_its_timeout
+memcheck_files += lifecycle.py::test_a_stop_under_load_loses_no_request
+memcheck_files += lifecycle.py::test_a_reload_changes_what_may_change
+memcheck_files += lifecycle.py::test_a_reload_can_change_where_behaviour_is_read
+memcheck_files += lifecycle.py::test_a_bad_reload_changes_nothing_and_says_why
+VALGRIND_PYTEST ?= $(memcheck_files:%=tests/integration/test_%)
+check-valgrind-daemon: demo-bundle $(BUILD)/valgrind/recalld ## integration tests, the daemon under valgrind
+	@scripts/test.sh $(BUILD)/valgrind $(VALGRIND_PYTEST)
+endif
+
+$(BUILD)/valgrind/recalld: $(call product,release)
+	@mkdir -p $(@D)
+	@ln -sf ../release/recallctl $(@D)/recallctl
+	@printf '%s\n' '#!/bin/sh' 'exec $(valgrind_daemon) $(abspath $(BUILD)/release/recalld) "$$@"' >$@
+	@chmod +x $@
+
+soak: all bench-tools ## SOAK_SECONDS=600 of load: nothing grows, nothing fails, swaps cost little
+	@PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 tests/soak/soak.py $(BUILD)/release
+
+fuzz: SECONDS ?= 300
+fuzz-smoke: SECONDS ?= 5
+fuzz fuzz-smoke: $(call test_programs,fuzz,$(or $(TARGET:%=fuzz_%),$(fuzzers))) ## look for inputs that break the readers of outside bytes
+	@scripts/fuzz.sh $(SECONDS) $^
 
 coverage: demo-bundle $(call product,coverage) $(call test_programs,coverage) ## lines that the tests run
 	@find $(BUILD)/coverage -name '*.gcda' -delete
 	@scripts/test.sh $(BUILD)/coverage $(call test_programs,coverage) tests/integration; \
 	status=$$?; gcovr --root . --filter src/ $(BUILD)/coverage; exit $$status
 
-ifneq ($(benches),)
-bench: $(benches:%=$(BUILD)/release/bench/%) ## build and run the micro-benchmarks, write docs/performance.md
-	@for b in $^; do echo "== $${b##*/}" && $$b || exit 1; done
-	@/usr/bin/python3 tests/bench/report.py $(BUILD)/release/bench/bench_model
-endif
+BENCH := report shares serving border compare
+bench: bench-tools $(benches:%=$(BUILD)/release/bench/%) ## measure, write docs/performance.md: half an hour and more; BENCH= names some
+	@for b in $(BENCH); do echo "== $$b" && BENCH_BIN=$(BUILD)/release PYTHONDONTWRITEBYTECODE=1 \
+	/usr/bin/python3 tests/bench/$$b.py || exit 1; done
+
+image-check: ## as root: build docker/Dockerfile, run the image and the systemd unit as they will be run
+	@scripts/image-check.sh
+
+bench-tools: all $(bench_tools:%=$(BUILD)/release/bench/%) ## build what measurements use, such as the load generator
 
 c_files = $(wildcard include/recalld/*.h src/*/*.[ch] src/*/*.cpp tests/*/*.[ch])
 
@@ -209,5 +290,5 @@ help: ## this list
 	while IFS='|' read -r name what; do printf '  %-24s %s\n' "$$name" "$$what"; done
 
 FORCE:
-.PHONY: all run test demo-bundle debug check-unit check-integration check-asan check-ubsan check-tsan \
-	check-data check-valgrind coverage bench format format-check lint clean help FORCE
+.PHONY: all run test demo-bundle install uninstall debug check-unit check-integration check-asan check-ubsan check-tsan \
+	check-data check-valgrind check-valgrind-daemon soak fuzz fuzz-smoke coverage bench bench-tools image-check format format-check lint clean help FORCE

@@ -52,13 +52,13 @@ cpp_check() {
 floors() { scripts/floors.sh; }
 
 shells() {
-    for f in scripts/*.sh; do
+    for f in scripts/*.sh tests/image/*.sh; do
         sh -n "$f" || return 1
     done
     bash -n .ci/run || return 1
     # SC2046: lists of packages and flags are split into words on purpose.
     shellcheck --external-sources --source-path=SCRIPTDIR --severity=warning --exclude=SC2046 \
-        scripts/*.sh .ci/run
+        scripts/*.sh tests/image/*.sh .ci/run
 }
 
 check format layout

@@ -1,7 +1,7 @@
 #!/bin/sh
 # test.sh DIR TEST... - runs tests of the variant built in DIR and adds them up.
 #
-# A TEST is a cmocka program, or a folder or file of pytest. The last line printed is
+# A TEST is a cmocka program, or a folder, a file or a test of a file of pytest. The last line printed is
 # `N passed, N failed`; the exit status is 0 only when something ran and nothing failed.
 # A skip, a crash, a time-out, a promised test that never ran and a sanitizer's report
 # each count as a failure. Logs are kept in DIR/results. TEST_UNDER= names a command, such
@@ -100,13 +100,13 @@ run_pytest() {
 for test in "$@"; do
     shift
     case $test in
-    *.py) set -- "$@" "$test" ;;
+    *.py | *.py::*) set -- "$@" "$test" ;;
     *) if [ -d "$test" ]; then set -- "$@" "$test"; else run_program "$test"; fi ;;
     esac
 done
 [ $# -eq 0 ] || run_pytest "$@"
 
-reports=$(find "$results" -name 'sanitizer.*' | sort)
+reports=$(find "$results" -name 'sanitizer.*' -size +0 | sort)
 if [ -n "$reports" ]; then
     add "reports of sanitizers" 0 "$(echo "$reports" | wc -l)" "$results/sanitizer.*"
     echo "$reports" | head -n 3 | while IFS= read -r report; do

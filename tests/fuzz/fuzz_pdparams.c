@@ -1,0 +1,14 @@
+/* fuzz_pdparams.c - what paddle.save writes: a pickle of arrays. See ckpt.h for what holds. */
+#include "ckpt.h"
+
+#define NAME "fuzz.pdparams"
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
+{
+    struct err err = ERR_INIT;
+    struct ckpt *c = ckpt_open_mem(NAME, bytes, len, &err);
+
+    assert_checkpoint(c, &err, NAME);
+    ckpt_free(c);
+    return 0;
+}
