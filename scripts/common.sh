@@ -23,6 +23,8 @@ why_failed() {
         echo "a package archive could not be verified (signature or checksum)"
     elif grep -qiE 'could not get lock|unable to acquire the dpkg' "$1"; then
         echo "another package manager is at work; try again when it has finished"
+    elif grep -qE ' 404 +Not Found' "$1"; then
+        echo "the package archive lacks a file that its lists name"
     elif grep -qiE 'resolv|could not connect|unable to connect|cannot initiate|timed out|unreachable|connection failed|failed to fetch' "$1"; then
         echo "the package archive cannot be reached; is there a network?"
     elif grep -qiE 'unable to (locate|find)' "$1"; then

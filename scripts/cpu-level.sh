@@ -1,6 +1,7 @@
 #!/bin/sh
 # cpu-level.sh - prints the level of machine code to build for: x86-64, x86-64-v3,
-# x86-64-v4 or arm64. LEVEL= chooses one by hand, for example to build for other machines.
+# x86-64-v4 or arm64. LEVEL= chooses one by hand, to build for other machines; LEVEL=portable is
+# what servers of the last ten years have: x86-64-v3, arm64.
 set -eu
 . "$(dirname "$0")/common.sh"
 
@@ -22,9 +23,11 @@ x86_level() {
     fi
 }
 
-case "${LEVEL:-$(uname -m)}" in
+machine=$(uname -m)
+case "${LEVEL:-$machine}" in
 x86_64) x86_level ;;
 aarch64) echo arm64 ;;
+portable) [ "$machine" = aarch64 ] && echo arm64 || echo x86-64-v3 ;;
 x86-64 | x86-64-v3 | x86-64-v4 | arm64) echo "$LEVEL" ;;
-*) die "no such level: ${LEVEL:-$(uname -m)} (x86-64, x86-64-v3, x86-64-v4, arm64)" ;;
+*) die "no such level: ${LEVEL:-$machine} (x86-64, x86-64-v3, x86-64-v4, arm64, portable)" ;;
 esac

@@ -1,9 +1,10 @@
 #!/bin/sh
-# deps.sh [--dev] - installs the packages that building, running and testing need.
+# deps.sh [--dev | --image] - installs the packages that building, running and testing need.
 #
 # Installs only what is missing, as root or through sudo; with neither it prints the
 # command to give an administrator and exits 1. Says nothing when nothing is missing.
-# --dev adds the tools of `make lint`, `check-valgrind`, `fuzz` and `coverage`.
+# --dev adds the tools of `make lint`, `check-valgrind`, `fuzz` and `coverage`, --image those of
+# `make image-check`.
 set -eu
 . "$(dirname "$0")/common.sh"
 
@@ -33,10 +34,18 @@ dev  cppcheck             make lint
 dev  shellcheck           make lint
 dev  valgrind             make check-valgrind
 dev  gcovr                make coverage
+image debootstrap         base images
+image podman              builds and runs images
+image podman-compose      runs docker/compose.yaml
+image netavark            networks of containers
+image aardvark-dns        names in them
+image iptables            published ports
+image iproute2            turns the loopback interface on
+image systemd-container   boots a machine with systemd
 TABLE
 }
 
-wanted() { packages | awk -v dev="$1" '$1 == "all" || dev { print $2 }'; }
+wanted() { packages | awk -v also="$1" '$1 == "all" || $1 == also { print $2 }'; }
 
 # Prints those of the given packages that are not installed.
 missing() {
@@ -86,18 +95,18 @@ install_them() {
         die "cannot install packages: $(why_failed "$log" "$(grep '^E: ' "$log" | tail -n 1)")"
 }
 
-dev=
+also=
 case ${1-} in
 '') ;;
---dev) dev=1 ;;
-*) die "usage: deps.sh [--dev]" ;;
+--dev | --image) also=${1#--} ;;
+*) die "usage: deps.sh [--dev | --image]" ;;
 esac
 
 command -v dpkg-query >/dev/null && command -v apt-get >/dev/null ||
     die "this machine has no apt (Debian 12 or Ubuntu 24.04 and later); install by hand what corresponds to:" \
-        $(wanted "$dev")
+        $(wanted "$also")
 
-need=$(missing $(wanted "$dev"))
+need=$(missing $(wanted "$also"))
 [ -n "$need" ] || exit 0
 need=$(echo $need)
 

@@ -4,10 +4,11 @@
 # Debian and Ubuntu ship Faiss without its C library and without AVX2. This fetches the
 # distribution's own source package, with an apt configuration of its own (nothing is
 # written below /etc/apt or to the machine's package lists, and no root is needed), has
-# apt verify it, builds libfaiss and libfaiss_c, and keeps them in
+# apt verify it, builds libfaiss.a and libfaiss_c.a, and keeps them in
 #     ~/.cache/recalld/faiss-VERSION-RELEASE-LEVEL       (or below $XDG_CACHE_HOME)
-# which later calls find at once. FAISS_PREFIX= names another Faiss, 1.7.3 or later, built
-# with its C API. The only line on stdout is the prefix.
+# which later calls find at once. They are static: an installed program needs no cache.
+# FAISS_PREFIX= names another Faiss, 1.7.3 or later, built with its C API, static or shared.
+# The only line on stdout is the prefix.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/common.sh"
@@ -23,8 +24,13 @@ version_of() {
         paste -s -d . -
 }
 
-has_library() {
-    [ -e "$1/lib/$2.so" ] || [ -e "$1/lib64/$2.so" ] || [ -e "$1/lib/$(gcc -print-multiarch)/$2.so" ]
+has_libraries() {
+    for libdir in "$1/lib" "$1/lib64" "$1/lib/$(gcc -print-multiarch)"; do
+        for kind in a so; do
+            [ ! -e "$libdir/libfaiss.$kind" ] || [ ! -e "$libdir/libfaiss_c.$kind" ] || return 0
+        done
+    done
+    return 1
 }
 
 # Explains what a prefix lacks, or prints nothing.
@@ -34,8 +40,8 @@ defect_of() {
         echo "is Faiss $version, older than $FAISS_OLDEST"
     elif [ ! -r "$1/include/faiss/c_api/Index_c.h" ]; then
         echo "has no include/faiss/c_api: build Faiss with FAISS_ENABLE_C_API=ON"
-    elif ! has_library "$1" libfaiss || ! has_library "$1" libfaiss_c; then
-        echo "lacks libfaiss.so or libfaiss_c.so: build Faiss with BUILD_SHARED_LIBS=ON"
+    elif ! has_libraries "$1"; then
+        echo "lacks libfaiss and libfaiss_c, both as .a or both as .so"
     fi
 }
 
@@ -160,8 +166,7 @@ configure() {
     cmake -S "$work/source/tree" -B "$work/build" \
         -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS="$(march)" \
         -DCMAKE_INSTALL_PREFIX="$prefix" -DCMAKE_INSTALL_LIBDIR=lib \
-        -DCMAKE_INSTALL_RPATH='$ORIGIN' -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON \
-        -DBUILD_SHARED_LIBS=ON -DBUILD_TESTING=OFF \
+        -DBUILD_SHARED_LIBS=OFF -DBUILD_TESTING=OFF \
         -DBLA_VENDOR=OpenBLAS -DCMAKE_DISABLE_FIND_PACKAGE_MKL=ON \
         -DFAISS_OPT_LEVEL=generic -DFAISS_ENABLE_C_API=ON -DFAISS_ENABLE_GPU=OFF \
         -DFAISS_ENABLE_PYTHON=OFF -DFAISS_ENABLE_EXTRAS=OFF >>"$log" 2>&1 ||
@@ -204,9 +209,9 @@ install_prefix() {
             fail "cannot install Faiss" "cmake failed"
     done
     # 1.7.3 installs the headers of its C API but forgets the library.
-    [ -e "$work/root$prefix/lib/libfaiss_c.so" ] ||
-        cp -P "$work"/build/c_api/libfaiss_c.so* "$work/root$prefix/lib/" 2>>"$log" ||
-        fail "cannot install Faiss" "there is no libfaiss_c.so"
+    [ -e "$work/root$prefix/lib/libfaiss_c.a" ] ||
+        cp "$work/build/c_api/libfaiss_c.a" "$work/root$prefix/lib/" 2>>"$log" ||
+        fail "cannot install Faiss" "there is no libfaiss_c.a"
     why=$(defect_of "$work/root$prefix")
     [ -z "$why" ] || die "the Faiss just built $why"
     rm -rf "$prefix" # there is one only if it is of no use
@@ -217,7 +222,7 @@ install_prefix() {
 
 find_cached() {
     for prefix in $(ls -d "$cache"/faiss-*-"$release-$level" 2>/dev/null | sort -rV); do
-        [ -z "$(defect_of "$prefix")" ] || continue
+        [ -e "$prefix/lib/libfaiss_c.a" ] && [ -z "$(defect_of "$prefix")" ] || continue
         echo "$prefix"
         return 0
     done

@@ -14,7 +14,12 @@ out=$1
 prefix=$("$here/faiss.sh")
 level=$("$here/cpu-level.sh")
 
+# A static Faiss, as faiss.sh makes it, leaves the programs without a tie to the cache. A shared one
+# of your own is found where it is.
 for libdir in "$prefix/lib" "$prefix/lib64" "$prefix/lib/$(gcc -print-multiarch)"; do
+    faiss="$libdir/libfaiss_c.a $libdir/libfaiss.a"
+    [ ! -e "$libdir/libfaiss_c.a" ] || [ ! -e "$libdir/libfaiss.a" ] || break
+    faiss="-L$libdir -Wl,-rpath,$libdir -lfaiss_c -lfaiss"
     [ ! -e "$libdir/libfaiss_c.so" ] || break
 done
 
@@ -23,12 +28,16 @@ include="-isystem $prefix/include"
 [ "$prefix" != /usr ] || include=
 march=-march=$level
 [ "$level" != arm64 ] || march=-march=armv8-a
+# The loader of the C library refuses a program that the processor cannot run, and says so.
+needs=
+case $level in x86-64-v?) needs=-Wl,-z,$level ;; esac
 
 mkdir -p "$(dirname "$out")"
 cat >"$out.new" <<MK || die "cannot write $out: is the disk full?"
 MARCH := $march
+MARCH_NEEDS := $needs
 FAISS_CFLAGS := $include
-FAISS_LIBS := -L$libdir -Wl,-rpath,$libdir -lfaiss_c -lfaiss -lgomp -lstdc++
+FAISS_LIBS := $faiss -lgomp -lstdc++
 PKG_CFLAGS := $(pkg-config --cflags $LIBRARIES)
 PKG_LIBS := $(pkg-config --libs $LIBRARIES)
 CMOCKA_LIBS := $(pkg-config --libs cmocka)

@@ -1,5 +1,6 @@
 /* main.c - recallctl: bundles built and checked, the daemon's answers without a daemon, behaviour
- * written to Redis. Each subcommand is a row of the table below and lives in a file of its own.
+ * written to Redis, a running daemon asked. Each subcommand is a row of the table below and lives
+ * in a file of its own.
  *
  * Results go to stdout, progress and errors to stderr. Exit status: 0 done, 1 failed, 2 misused. */
 #include "recallctl.h"
@@ -10,8 +11,8 @@
 #include <string.h>
 
 static const struct command *const commands[] = {
-    &cmd_bundle_build, &cmd_bundle_verify, &cmd_bundle_show,  &cmd_interests,
-    &cmd_recall,       &cmd_eval,          &cmd_history_load, &cmd_history_show,
+    &cmd_bundle_build, &cmd_bundle_verify, &cmd_bundle_show,  &cmd_interests, &cmd_recall,
+    &cmd_eval,         &cmd_history_load,  &cmd_history_show, &cmd_ready,
 };
 
 /* Every command whose name begins with `group` ("" = all). */

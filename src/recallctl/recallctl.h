@@ -54,7 +54,7 @@ struct command {
 };
 
 extern const struct command cmd_bundle_build, cmd_bundle_verify, cmd_bundle_show, cmd_interests,
-    cmd_recall, cmd_eval, cmd_history_load, cmd_history_show;
+    cmd_recall, cmd_eval, cmd_history_load, cmd_history_show, cmd_ready;
 
 /* Fills *a (freed with args_clear). ERR_USAGE names the option. */
 int args_parse(struct args *a, const struct command *cmd, char *const *argv, struct err *err)

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "info.h"
+#include "notify.h"
 #include "recalld/behaviour.h"
 #include "recalld/bundle.h"
 #include "recalld/http.h"
@@ -23,8 +24,10 @@
 #include "recalld/recall.h"
 
 #define PASSWORD_FILE_MAX 4096
+#define RELOAD_NICE 10
 #define BREATH_US 5000 /* between looks at a behaviour stage that is starting or ending */
 #define FINISH_NS 200000000ull
+#define FINISH_MS 30000 /* a stop may take, after draining */
 
 /* What a background thread works on, and what came of it. */
 struct job {
@@ -124,6 +127,18 @@ static void default_name(struct registry *r, char name[BUNDLE_NAME_MAX])
     bundle_set_release(set);
 }
 
+/* What systemd shows beside "active". */
+static void tell_ready(struct app *a, const char *more)
+{
+    char name[BUNDLE_NAME_MAX];
+    char *status;
+
+    default_name(a->registry, name);
+    status = xasprintf("%s%s%s", name[0] == '\0' ? "no default bundle" : "serving ", name, more);
+    notify_ready(status);
+    free(status);
+}
+
 /* ---- the background thread ----------------------------------------------------------------- */
 
 static void job_free(struct job *j)
@@ -199,6 +214,8 @@ static void *work(void *arg)
     struct job *j = a->job;
     uint64_t one = 1;
 
+    if (j->reload)
+        (void)nice(RELOAD_NICE); /* this thread alone: requests are answered meanwhile */
     j->result = j->reload ? prepare_reload(a, j) : load_bundles(a->registry, a->config, &j->err);
     if (write(a->done_fd, &one, sizeof one) == -1)
         abort(); /* an eventfd that counts to one cannot refuse */
@@ -282,25 +299,35 @@ static void take_reload(struct app *a, struct job *j)
     LOG_INFO("reloaded", "bundle=%s", name);
 }
 
+static void refuse_reload(struct app *a, const struct err *why)
+{
+    info_reload(false);
+    LOG_ERROR("reload_failed", "nothing was changed: %s", why->text);
+    tell_ready(a, "; the last reload failed");
+}
+
 static void start_reload(struct app *a)
 {
     struct err err = ERR_INIT;
 
     if (a->job != NULL) {
         a->reload_again = true;
-    } else if (start_job(a, true, &err) == -1) {
-        info_reload(false);
-        LOG_ERROR("reload_failed", "nothing was changed: %s", err.text);
+        return;
     }
+    notify_reloading();
+    if (start_job(a, true, &err) == -1)
+        refuse_reload(a, &err);
 }
 
 static void finish_reload(struct app *a, struct job *j)
 {
-    info_reload(j->result == 0);
-    if (j->result == 0)
-        take_reload(a, j);
-    else
-        LOG_ERROR("reload_failed", "nothing was changed: %s", j->err.text);
+    if (j->result == -1) {
+        refuse_reload(a, &j->err);
+        return;
+    }
+    info_reload(true);
+    take_reload(a, j);
+    tell_ready(a, "");
 }
 
 /* ---- start --------------------------------------------------------------------------------- */
@@ -387,6 +414,7 @@ static int finish_loading(struct app *a, const struct job *j)
     else
         LOG_INFO("ready", "address=%s port=%d bundle=%s redis=%s ms=%d", a->config->http_listen,
                  http_port(a->http), name, behaviour_state(a->behaviour), ms);
+    tell_ready(a, "");
     return 0;
 }
 
@@ -455,6 +483,7 @@ static void drain(struct app *a)
     bool failed = false;
 
     http_set_draining(a->http);
+    notify_stopping(a->config->http_drain_ms + FINISH_MS);
     LOG_INFO("draining", "ms=%d", a->config->http_drain_ms);
     a->reload_again = false;
     while (!failed && (now = clock_ns()) < until) {

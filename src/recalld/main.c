@@ -66,19 +66,6 @@ static int print_config(void)
     return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
-/* Reading a mapped file behind its end. The handler is gone by then: the read is tried again and
- * ends the process as it would have, but not without a word. */
-static void on_bus_error(int number)
-{
-    static const char text[] =
-        "recalld: SIGBUS: a file of a loaded bundle was shortened; never change one, "
-        "replace the directory\n";
-
-    (void)number;
-    if (write(STDERR_FILENO, text, sizeof text - 1) == -1)
-        return;
-}
-
 /* Every thread inherits the mask, so signals come to the main thread alone, when it asks for them.
  */
 static void block_signals(void)
@@ -91,8 +78,6 @@ static void block_signals(void)
     sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
-    sigaction(SIGBUS, &(struct sigaction){.sa_handler = on_bus_error, .sa_flags = SA_RESETHAND},
-              NULL);
 }
 
 static int run(const struct command *c)

@@ -1,20 +1,15 @@
 """The command line of recalld, its start, its stop, and what SIGHUP does."""
-import array
 import contextlib
-import http.client
 import json
-import math
-import os
 import re
 import signal
 import socket
-import subprocess
 import threading
 import time
 
 import pytest
 
-from harness import HISTORY, RECALLCTL, ROOT, Load, copy_bundle, run_recalld, wait_until
+from harness import HISTORY, ROOT, Load, copy_bundle, run_recalld, wait_until
 
 BODY = json.dumps({"history": HISTORY, "n": 3}).encode()
 HEAD = b"POST /recall HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(BODY)
@@ -403,33 +398,3 @@ def test_an_open_connection_survives_a_reload(start, bundle):
     assert daemon.ask("POST", "/recall", BODY, connection=connection).status == 200
     assert connection.sock is sock
     connection.close()
-
-
-def test_a_file_shortened_under_a_loaded_bundle_is_named_before_the_end(start, tmp_path):
-    """Weights as they are used are mapped, not copied; shortening the file must not end in silence."""
-    rows, dim, k, length = 2000, 64, 2, 10
-    values = array.array("f", (math.sin(i) for i in range(rows * dim)))
-    parts = {"mid_embedding_var": ([rows, dim], values),
-             "capsule_network/bilinear/dense/kernel": ([dim, dim], values[:dim * dim]),
-             "routing_logits": ([1, k, length], values[:k * length])}
-    header = {"__metadata__": {"variant": "thudm-mind", "interests": str(k), "max_history": str(length),
-                               "init": "tensor:routing_logits"}}
-    at, data = 0, b""
-    for name, (shape, tensor) in parts.items():
-        data += tensor.tobytes()
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, len(data)]}
-        at = len(data)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    (tmp_path / "w").write_bytes(len(text).to_bytes(8, "little") + text + data)
-    (tmp_path / "items.tsv").write_text("row\tid\n" + "".join(f"{i}\titem{i}\n" for i in range(1, rows)))
-    subprocess.run([RECALLCTL, "bundle", "build", "--weights", tmp_path / "w", "--items", tmp_path / "items.tsv",
-                    "--name", "small", "--out", tmp_path / "bundle"], check=True, capture_output=True)
-    daemon = start(f"--bundle.paths={tmp_path / 'bundle'}")
-    assert len(daemon.items(history=["item1", "item2"], n=5)) == 5
-    weights = next(p for p in (tmp_path / "bundle").iterdir() if p.name.startswith("w"))
-    os.truncate(weights, 100)
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        daemon.recall(history=["item1", "item2"], n=5)
-    assert daemon.process.wait(timeout=60) == -signal.SIGBUS
-    assert "SIGBUS: a file of a loaded bundle was shortened" in daemon.log()

@@ -154,13 +154,11 @@ def test_show_tells_the_facts_to_people_and_programs(bundle):
     assert facts["name"] == "debian-mind@1"
     assert facts["engine"] == "exact"
     assert facts["items"] == count(bundle)
-    assert facts["mapped"] == (bundle / "weights.safetensors").stat().st_size
     assert facts["memory"] > 0
     text = good("bundle", "show", bundle)
     assert "bundle     debian-mind@1\n" in text
     assert "model      thudm-mind, 4 interests of 64 dimensions\n" in text
     assert f"memory     {facts['memory'] / 1e6:.1f} MB\n" in text
-    assert f"mapped     {facts['mapped'] / 1e6:.1f} MB\n" in text
 
 
 # ---- interests -----------------------------------------------------------------------------------

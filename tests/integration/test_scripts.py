@@ -99,6 +99,8 @@ def test_without_apt_the_list_is_given(machine):
 
 @pytest.mark.parametrize("says,sentence", [
     ("E: Failed to fetch http://x/ Could not resolve 'x'", "the package archive cannot be reached; is there a network?"),
+    ("E: Failed to fetch http://x/jq.deb  404  Not Found [IP: 192.0.2.1 80]", "the package archive lacks a file that its "
+                                                                              "lists name"),
     ("E: You don't have enough free space in /var/cache/apt/archives/.", "the disk is full"),
     ("E: Could not get lock /var/lib/dpkg/lock-frontend", "another package manager is at work; try again when it has "
                                                           "finished"),
@@ -117,20 +119,22 @@ def test_a_failing_apt_is_told_in_one_sentence(machine, says, sentence):
 # ---- faiss.sh ---------------------------------------------------------------------------------------
 
 
-def fake_faiss(prefix, version=(1, 7, 3), c_api=True):
+def fake_faiss(prefix, version=(1, 7, 3), c_api=True, libraries=("libfaiss.a", "libfaiss_c.a")):
     (prefix / "include/faiss/c_api").mkdir(parents=True)
     (prefix / "lib").mkdir()
     names = zip(("MAJOR", "MINOR", "PATCH"), version)
     (prefix / "include/faiss/Index.h").write_text("".join(f"#define FAISS_VERSION_{n} {v}\n" for n, v in names))
     if c_api:
         (prefix / "include/faiss/c_api/Index_c.h").touch()
-    for library in ("libfaiss.so", "libfaiss_c.so"):
+    for library in libraries:
         (prefix / "lib" / library).touch()
     return prefix
 
 
-def test_a_faiss_of_one_s_own_is_taken(machine, tmp_path):
-    done = machine.run("faiss.sh", FAISS_PREFIX=str(fake_faiss(tmp_path / "mine", (1, 9, 0))))
+@pytest.mark.parametrize("kind", ["a", "so"])
+def test_a_faiss_of_one_s_own_is_taken_static_or_shared(machine, tmp_path, kind):
+    mine = fake_faiss(tmp_path / "mine", (1, 9, 0), libraries=(f"libfaiss.{kind}", f"libfaiss_c.{kind}"))
+    done = machine.run("faiss.sh", FAISS_PREFIX=str(mine))
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}/mine\n")
 
 
@@ -138,6 +142,7 @@ def test_a_faiss_of_one_s_own_is_taken(machine, tmp_path):
     ("old", "is Faiss 1.7.2, older than 1.7.3"),
     ("none", "has no include/faiss/Index.h"),
     ("plain", "has no include/faiss/c_api: build Faiss with FAISS_ENABLE_C_API=ON"),
+    ("mixed", "lacks libfaiss and libfaiss_c, both as .a or both as .so"),
 ])
 def test_a_faiss_that_will_not_do_is_refused_with_the_reason(machine, tmp_path, kind, complaint):
     prefix = tmp_path / "mine"
@@ -145,18 +150,33 @@ def test_a_faiss_that_will_not_do_is_refused_with_the_reason(machine, tmp_path, 
         fake_faiss(prefix, (1, 7, 2))
     elif kind == "plain":
         fake_faiss(prefix, c_api=False)
+    elif kind == "mixed":
+        fake_faiss(prefix, libraries=("libfaiss.a", "libfaiss_c.so"))
     done = machine.run("faiss.sh", FAISS_PREFIX=str(prefix))
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == f"recalld: FAISS_PREFIX={prefix} {complaint}\n"
 
 
-def test_what_was_built_before_is_found_again(machine):
+def cached(machine):
+    """Where faiss.sh keeps what it builds."""
     level = machine.run("cpu-level.sh").stdout.strip()
     release = subprocess.run(["sh", "-c", '. /etc/os-release && echo "$ID${VERSION_ID-}"'], capture_output=True,
                              text=True).stdout.strip()
-    prefix = fake_faiss(machine.cache / "recalld" / f"faiss-1.7.3-{release}-{level}")
+    return machine.cache / "recalld" / f"faiss-1.7.3-{release}-{level}"
+
+
+def test_what_was_built_before_is_found_again(machine):
+    prefix = fake_faiss(cached(machine))
     done = machine.run("faiss.sh")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{prefix}\n", "")
+
+
+def test_a_shared_one_in_the_cache_is_built_again(machine):
+    """An installed program would need the cache for ever."""
+    fake_faiss(cached(machine), libraries=("libfaiss.so", "libfaiss_c.so"))
+    machine.has("df", "echo Avail; echo 7")
+    done = machine.run("faiss.sh")
+    assert done.returncode == 1 and "building Faiss takes" in done.stderr
 
 
 def left_in(cache):
@@ -191,3 +211,10 @@ def test_the_level_can_be_chosen_and_nonsense_is_refused(machine):
     assert refused.returncode != 0 and "x86-65" in refused.stderr
     assert os.environ.get("LEVEL") or machine.run("cpu-level.sh").stdout.strip() in (
         "x86-64", "x86-64-v3", "x86-64-v4", "arm64")
+
+
+def test_a_portable_level_does_not_depend_on_this_processor(machine):
+    machine.has("uname", "echo x86_64")
+    assert machine.run("cpu-level.sh", LEVEL="portable").stdout == "x86-64-v3\n"
+    machine.has("uname", "echo aarch64")
+    assert machine.run("cpu-level.sh", LEVEL="portable").stdout == "arm64\n"
