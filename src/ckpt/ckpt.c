@@ -35,7 +35,7 @@ static bool is_torch_legacy(const uint8_t *bytes, size_t len)
 
 static bool is_pickle(const uint8_t *bytes, size_t len)
 {
-    return len >= 2 && bytes[0] == 0x80 && bytes[1] >= 2 && bytes[1] <= 4;
+    return len >= 2 && bytes[0] == 0x80 && bytes[1] >= 2 && bytes[1] <= 5;
 }
 
 static bool is_zip(const uint8_t *bytes, size_t len)
@@ -56,7 +56,6 @@ static bool is_tf_index(const uint8_t *bytes, size_t len)
     return len >= 48 && memcmp(bytes + len - sizeof magic, magic, sizeof magic) == 0;
 }
 
-/* A scripted model is a zip with code in it, and is read as little as that code is run. */
 static bool is_pdiparams(const uint8_t *bytes, size_t len)
 {
     struct reader r;

@@ -10,12 +10,13 @@
 #include <string.h>
 
 #define PIECES "UnpackBigParamInfor@@"
-#define PIECES_MAX 10000
 
 struct load {
     struct ckpt *c;
     struct err *err;
     struct arena arena; /* of the records */
+    struct entry *entries;
+    size_t n;
 };
 
 static int refuse(struct load *l, const struct pickle *p, const char *name, const char *why)
@@ -50,17 +51,18 @@ static const struct {
     {"i4", DTYPE_I32}, {"i2", DTYPE_I16}, {"i1", DTYPE_I8},  {"u1", DTYPE_U8},   {"b1", DTYPE_BOOL},
 };
 
-static int read_dtype(struct load *l, struct tensor *t, const struct pickle *p, enum dtype *dtype)
+static int read_dtype(struct load *l, struct tensor *t, const struct pickle *array,
+                      const struct pickle *p, enum dtype *dtype)
 {
     const struct pickle *code, *state = p->kind == PICKLE_CALL ? p->call.state : NULL;
 
     if (!is_call(p, "numpy", "dtype") || p->call.args->list.n < 1 ||
         item(p->call.args, 0)->kind != PICKLE_TEXT)
-        return refuse(l, p, t->name, "the array's dtype is none");
+        return refuse(l, array, t->name, "the array's dtype is none");
     if (state != NULL && state->kind == PICKLE_TUPLE && state->list.n > 1 &&
         item(state, 1)->kind == PICKLE_TEXT && item(state, 1)->bytes.len == 1 &&
         item(state, 1)->bytes.p[0] == '>')
-        return refuse(l, p, t->name, "big-endian numbers are not read");
+        return refuse(l, array, t->name, "big-endian numbers are not read");
     code = item(p->call.args, 0);
     for (size_t i = 0; i < ARRAY_LEN(codes); i++)
         if (code->bytes.len == 2 && memcmp(code->bytes.p, codes[i].code, 2) == 0) {
@@ -98,21 +100,21 @@ static int decode_latin1(struct load *l, const struct pickle *p, const char *nam
     return 0;
 }
 
-static int read_raw(struct load *l, const struct pickle *p, const char *name, size_t len,
-                    const uint8_t **data)
+static int read_raw(struct load *l, const struct pickle *array, const struct pickle *p,
+                    const char *name, size_t len, const uint8_t **data)
 {
     const struct pickle *text;
 
     if (is_call(p, "_codecs", "encode")) {
         text = p->call.args->list.n > 0 ? item(p->call.args, 0) : p;
         if (text->kind != PICKLE_TEXT)
-            return refuse(l, p, name, "the bytes of an array are none");
+            return refuse(l, array, name, "the bytes of an array are none");
         return decode_latin1(l, text, name, len, data);
     }
     if (p->kind != PICKLE_BYTES && p->kind != PICKLE_TEXT)
-        return refuse(l, p, name, "the bytes of an array are none");
+        return refuse(l, array, name, "the bytes of an array are none");
     if (p->bytes.len != len)
-        return refuse(l, p, name, "shape and dtype do not fit the number of bytes");
+        return refuse(l, array, name, "shape and dtype do not fit the number of bytes");
     *data = (const uint8_t *)p->bytes.p;
     return 0;
 }
@@ -140,109 +142,149 @@ static int reorder(struct load *l, struct tensor *t)
 
 /* ---- arrays --------------------------------------------------------------------- */
 
-static int read_shape(struct load *l, const struct pickle *p, const char *name, uint64_t *shape)
+static int read_shape(struct load *l, const struct pickle *array, const struct pickle *p,
+                      const char *name, uint64_t *shape)
 {
     if (p->kind != PICKLE_TUPLE || p->list.n > CKPT_MAX_DIMS)
-        return refuse(l, p, name, "the array's shape is no tuple of at most 8 sizes");
+        return refuse(l, array, name, "the array's shape is no tuple of at most 8 sizes");
     for (size_t d = 0; d < p->list.n; d++) {
         if (item(p, d)->kind != PICKLE_INT || item(p, d)->number < 0)
-            return refuse(l, p, name, "the array's shape is no tuple of at most 8 sizes");
+            return refuse(l, array, name, "the array's shape is no tuple of at most 8 sizes");
         shape[d] = (uint64_t)item(p, d)->number;
     }
     return 0;
 }
 
-static int read_array(struct load *l, struct str name, const struct pickle *p)
+/* The dtype, after checking that the array has the five parts. */
+static int read_array_dtype(struct load *l, struct tensor *t, const struct pickle *p,
+                            enum dtype *dtype)
 {
     const struct pickle *s = p->call.state;
-    struct tensor *t = ckpt_add(l->c, name, l->err);
+
+    if (s == NULL || s->kind != PICKLE_TUPLE || s->list.n != 5 || item(s, 3)->kind != PICKLE_BOOL)
+        return refuse(l, p, t->name, "the array has no contents");
+    return read_dtype(l, t, p, item(s, 2), dtype);
+}
+
+/* Fills in a tensor, whose name is there for messages. */
+static int read_array(struct load *l, struct tensor *t, const struct pickle *p)
+{
+    const struct pickle *s = p->call.state;
     uint64_t shape[CKPT_MAX_DIMS];
     enum dtype dtype = DTYPE_OTHER;
 
-    if (t == NULL)
-        return -1;
-    if (s == NULL || s->kind != PICKLE_TUPLE || s->list.n != 5 || item(s, 3)->kind != PICKLE_BOOL)
-        return refuse(l, p, t->name, "the array has no contents");
-    if (read_shape(l, item(s, 1), t->name, shape) == -1 ||
-        read_dtype(l, t, item(s, 2), &dtype) == -1 ||
+    if (read_array_dtype(l, t, p, &dtype) == -1 ||
+        read_shape(l, p, item(s, 1), t->name, shape) == -1 ||
         tensor_set(l->c, t, dtype, shape, item(s, 1)->list.n, l->err) == -1)
         return -1;
     if (dtype == DTYPE_OTHER)
         return 0;
-    if (read_raw(l, item(s, 4), t->name, t->bytes, &t->data) == -1)
+    if (read_raw(l, p, item(s, 4), t->name, t->bytes, &t->data) == -1)
         return -1;
     return item(s, 3)->boolean ? reorder(l, t) : 0;
 }
 
+/* ---- the values of the dict by their keys -------------------------------------------- */
+
+struct entry {
+    struct str key;
+    const struct pickle *value;
+    bool is_piece; /* of an array that was cut */
+};
+
+static int by_key(const void *a, const void *b)
+{
+    const struct entry *x = a, *y = b;
+    size_t n = x->key.len < y->key.len ? x->key.len : y->key.len;
+    int order = memcmp(x->key.p, y->key.p, n);
+
+    if (order != 0)
+        return order;
+    return x->key.len < y->key.len ? -1 : x->key.len > y->key.len;
+}
+
+/* All arrays of the dict, sorted. Values that are none, such as the name table or an optimizer's
+ * settings, are passed over. */
+static void collect(struct load *l, const struct pickle *dict)
+{
+    l->entries = xcalloc(dict->list.n / 2 + 1, sizeof *l->entries);
+    for (size_t i = 0; i + 1 < dict->list.n; i += 2)
+        if (item(dict, i)->kind == PICKLE_TEXT && is_array(item(dict, i + 1)))
+            l->entries[l->n++] = (struct entry){item(dict, i)->bytes, item(dict, i + 1), false};
+    qsort(l->entries, l->n, sizeof *l->entries, by_key);
+}
+
+static struct entry *find(struct load *l, const struct pickle *key)
+{
+    struct entry wanted = {.key = key->bytes};
+
+    return key->kind != PICKLE_TEXT || l->n == 0
+               ? NULL
+               : bsearch(&wanted, l->entries, l->n, sizeof wanted, by_key);
+}
+
 /* ---- arrays in pieces ------------------------------------------------------------- */
 
-static struct tensor *find(const struct ckpt *c, struct str name)
+/* Copies the pieces behind each other. */
+static int join_pieces(struct load *l, const struct pickle *pieces, struct tensor *t, uint8_t *out)
 {
-    for (size_t i = 0; i < c->n_tensors; i++)
-        if (strlen(c->tensors[i].name) == name.len &&
-            memcmp(c->tensors[i].name, name.p, name.len) == 0)
-            return &c->tensors[i];
-    return NULL;
-}
+    size_t left = t->bytes;
 
-static void drop(struct ckpt *c, struct tensor *t)
-{
-    size_t at = (size_t)(t - c->tensors);
-
-    memmove(t, t + 1, (c->n_tensors - at - 1) * sizeof *t);
-    c->n_tensors--;
-}
-
-/* Copies the pieces behind each other and takes them out of the list. */
-static int join_pieces(struct load *l, const struct pickle *pieces, const char *name, uint8_t *out,
-                       enum dtype dtype, size_t bytes)
-{
     for (size_t i = 0; i < pieces->list.n; i++) {
-        struct tensor *piece =
-            item(pieces, i)->kind == PICKLE_TEXT ? find(l->c, item(pieces, i)->bytes) : NULL;
+        struct entry *e = find(l, item(pieces, i));
+        struct tensor piece = {.name = t->name};
 
-        if (piece == NULL || piece->dtype != dtype || piece->bytes > bytes)
-            return refuse(l, pieces, name, "a piece is missing or does not fit");
-        memcpy(out, piece->data, piece->bytes);
-        out += piece->bytes;
-        bytes -= piece->bytes;
-        drop(l->c, piece);
+        if (e == NULL)
+            return refuse(l, pieces, t->name, "a piece is missing");
+        if (e->is_piece)
+            return refuse(l, pieces, t->name, "a piece belongs to two places");
+        e->is_piece = true;
+        if (read_array(l, &piece, e->value) == -1)
+            return -1;
+        if (piece.dtype != t->dtype || piece.bytes > left)
+            return refuse(l, pieces, t->name, "a piece does not fit");
+        memcpy(out + t->bytes - left, piece.data, piece.bytes);
+        left -= piece.bytes;
     }
-    return bytes == 0 ? 0 : refuse(l, pieces, name, "the pieces hold less than the shape says");
+    return left == 0 ? 0 : refuse(l, pieces, t->name, "the pieces hold less than the shape says");
 }
 
+/* {"OriginShape": sizes, "slices": [names of arrays]} */
 static int join(struct load *l, struct str name, const struct pickle *p)
 {
     const struct pickle *shape = pickle_get(p, "OriginShape"), *pieces = pickle_get(p, "slices");
-    struct tensor *first, whole = {0};
+    struct tensor *t = ckpt_add(l->c, name, l->err);
+    enum dtype dtype = DTYPE_OTHER;
+    const struct entry *e;
     uint64_t sizes[CKPT_MAX_DIMS];
     uint8_t *data;
-    struct tensor *t;
 
-    if (shape == NULL || pieces == NULL ||
-        (pieces->kind != PICKLE_LIST && pieces->kind != PICKLE_TUPLE) || pieces->list.n == 0 ||
-        item(pieces, 0)->kind != PICKLE_TEXT ||
-        (first = find(l->c, item(pieces, 0)->bytes)) == NULL)
-        return refuse(l, p, PIECES, "an entry without OriginShape or slices");
-    whole.name = first->name;
-    if (read_shape(l, shape, PIECES, sizes) == -1 ||
-        tensor_set(l->c, &whole, first->dtype, sizes, shape->list.n, l->err) == -1 ||
-        (data = ckpt_own(l->c, whole.bytes, l->err)) == NULL ||
-        join_pieces(l, pieces, PIECES, data, whole.dtype, whole.bytes) == -1 ||
-        (t = ckpt_add(l->c, name, l->err)) == NULL)
+    if (t == NULL)
         return -1;
-    whole.name = t->name;
-    whole.data = data;
-    *t = whole;
+    if (shape == NULL || pieces == NULL || pieces->kind != PICKLE_LIST || pieces->list.n == 0)
+        return refuse(l, p, t->name, "its entry in " PIECES " has no OriginShape or no slices");
+    e = find(l, item(pieces, 0));
+    if (e == NULL)
+        return refuse(l, pieces, t->name, "a piece is missing");
+    if (read_array_dtype(l, t, e->value, &dtype) == -1 ||
+        read_shape(l, p, shape, t->name, sizes) == -1 ||
+        tensor_set(l->c, t, dtype, sizes, shape->list.n, l->err) == -1)
+        return -1;
+    if (dtype == DTYPE_OTHER)
+        return refuse(l, p, t->name, "pieces of a dtype that is not read");
+    data = ckpt_own(l->c, t->bytes, l->err);
+    if (data == NULL || join_pieces(l, pieces, t, data) == -1)
+        return -1;
+    t->data = data;
     return 0;
 }
 
 static int join_all(struct load *l, const struct pickle *table)
 {
+    if (table == NULL)
+        return 0;
     if (table->kind != PICKLE_DICT)
         return refuse(l, table, PIECES, "is no dict");
-    if (l->c->n_tensors > PIECES_MAX) /* each is looked for among all */
-        return refuse(l, table, PIECES, "is not read where there are more than 10000 arrays");
     for (size_t i = 0; i + 1 < table->list.n; i += 2) {
         const struct pickle *key = item(table, i);
 
@@ -256,22 +298,24 @@ static int join_all(struct load *l, const struct pickle *table)
 
 /* ---- the file ------------------------------------------------------------------- */
 
-/* Values that are no arrays, such as the name table or an optimizer's settings, are passed over. */
-static int read_dict(struct load *l, const struct pickle *p)
+static int read_dict(struct load *l, const struct pickle *dict)
 {
-    const struct pickle *pieces;
-
-    if (p->kind != PICKLE_DICT)
+    if (dict->kind != PICKLE_DICT)
         return err_set(l->err, ERR_FORMAT, "%s: holds no dict of tensors", l->c->name);
-    for (size_t i = 0; i + 1 < p->list.n; i += 2) {
-        const struct pickle *key = item(p, i), *value = item(p, i + 1);
+    collect(l, dict);
+    if (join_all(l, pickle_get(dict, PIECES)) == -1)
+        return -1;
+    for (size_t i = 0; i + 1 < dict->list.n; i += 2) {
+        const struct pickle *value = item(dict, i + 1);
+        const struct entry *e = is_array(value) ? find(l, item(dict, i)) : NULL;
+        struct tensor *t;
 
-        if (key->kind == PICKLE_TEXT && is_array(value) && read_array(l, key->bytes, value) == -1)
+        if (e == NULL || e->is_piece)
+            continue;
+        t = ckpt_add(l->c, e->key, l->err);
+        if (t == NULL || read_array(l, t, value) == -1)
             return -1;
     }
-    pieces = pickle_get(p, PIECES);
-    if (pieces != NULL && join_all(l, pieces) == -1)
-        return -1;
     if (l->c->n_tensors == 0)
         return err_set(l->err, ERR_FORMAT, "%s: holds no tensors", l->c->name);
     return 0;
@@ -279,7 +323,7 @@ static int read_dict(struct load *l, const struct pickle *p)
 
 int paddle_load(struct ckpt *c, struct err *err)
 {
-    struct load l = {c, err, ARENA_INIT};
+    struct load l = {c, err, ARENA_INIT, NULL, 0};
     struct reader r;
     struct pickle *p;
     int result = -1;
@@ -291,5 +335,6 @@ int paddle_load(struct ckpt *c, struct err *err)
     else if (p != NULL)
         result = read_dict(&l, p);
     arena_clear(&l.arena);
+    free(l.entries);
     return result;
 }

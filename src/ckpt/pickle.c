@@ -5,8 +5,11 @@
 #include <string.h>
 
 #define DEPTH_MAX 64
+#define STACK_MAX 100000 /* writers add to a container after every thousand */
 #define MEMO_MAX 1000000
 #define RECORDS_MAX 4000000 /* a tensor of torch takes about 25 */
+#define RECORDS_FREE 1000   /* beyond these, a record for every two bytes: writers need three */
+#define BLOCK 256           /* records that are allocated at once */
 
 enum {
     MARK = '(',
@@ -67,12 +70,18 @@ static const struct {
     {"__builtin__", "bytes"},
     {"builtins", "bytes"},
     {"collections", "OrderedDict"},
+    {"collections", "defaultdict"},
+    {"collections", "Counter"},
     {"torch._utils", "_rebuild_tensor_v2"},
     {"torch._utils", "_rebuild_parameter"},
     {"torch", "Size"},
     {"torch", "device"},
     {"torch", "*Storage"},
 };
+
+/* What takes one byte of the file takes no record: these never change. */
+static struct pickle none = {.kind = PICKLE_NONE}, yes = {.kind = PICKLE_BOOL, .boolean = true},
+                     no = {.kind = PICKLE_BOOL}, empty_tuple = {.kind = PICKLE_TUPLE};
 
 struct machine {
     struct reader *in;
@@ -81,7 +90,9 @@ struct machine {
     size_t at; /* of the current opcode */
     struct pickle_list stack, memo, *persistent;
     size_t marks[DEPTH_MAX], n_marks;
-    size_t n_records;
+    size_t n_records, max_records;
+    struct pickle *block; /* the next of the records that are allocated */
+    size_t block_left;
 };
 
 static int refuse(struct machine *m, const char *fmt, ...) PRINTF_LIKE(2, 3);
@@ -121,9 +132,12 @@ static void list_add(struct machine *m, struct pickle_list *s, struct pickle *p)
     s->items[s->n++] = p;
 }
 
-static void push(struct machine *m, struct pickle *p)
+static int push(struct machine *m, struct pickle *p)
 {
+    if (m->stack.n == STACK_MAX)
+        return refuse(m, "more than %d values on the stack", STACK_MAX);
     list_add(m, &m->stack, p);
+    return 0;
 }
 
 /* What lies above the last mark, or the bottom. */
@@ -151,27 +165,30 @@ static struct pickle *top(struct machine *m)
     return m->stack.items[m->stack.n - 1];
 }
 
+static int count_records(struct machine *m, size_t n)
+{
+    if (n > m->max_records - m->n_records)
+        return refuse(m, "more than %zu values, the limit for a file of this size", m->max_records);
+    m->n_records += n;
+    return 0;
+}
+
 static struct pickle *record(struct machine *m, enum pickle_kind kind)
 {
-    struct pickle *p;
-
-    if (m->n_records++ == RECORDS_MAX) {
-        refuse(m, "more than %d values", RECORDS_MAX);
+    if (count_records(m, 1) == -1)
         return NULL;
+    if (m->block_left == 0) {
+        m->block = arena_alloc(m->arena, BLOCK * sizeof *m->block);
+        m->block_left = BLOCK;
     }
-    p = arena_alloc(m->arena, sizeof *p);
-    memset(p, 0, sizeof *p);
-    p->kind = kind;
-    p->at = m->at;
-    return p;
+    m->block_left--;
+    *m->block = (struct pickle){.kind = kind, .at = m->at};
+    return m->block++;
 }
 
 static int push_new(struct machine *m, struct pickle *p)
 {
-    if (p == NULL)
-        return -1;
-    push(m, p);
-    return 0;
+    return p == NULL ? -1 : push(m, p);
 }
 
 static int memo_put(struct machine *m, uint64_t slot)
@@ -198,8 +215,7 @@ static int memo_get(struct machine *m, uint64_t slot)
 {
     if (slot >= m->memo.n || m->memo.items[slot] == NULL)
         return refuse(m, "memo slot %llu is empty", (unsigned long long)slot);
-    push(m, m->memo.items[slot]);
-    return 0;
+    return push(m, m->memo.items[slot]);
 }
 
 /* ---- reading -------------------------------------------------------------------- */
@@ -297,15 +313,6 @@ static int op_float(struct machine *m)
         return -1;
     v = __builtin_bswap64(v); /* the one number that is stored big-endian */
     memcpy(&p->real, &v, sizeof v);
-    return push_new(m, p);
-}
-
-static int op_bool(struct machine *m, bool v)
-{
-    struct pickle *p = record(m, PICKLE_BOOL);
-
-    if (p != NULL)
-        p->boolean = v;
     return push_new(m, p);
 }
 
@@ -454,7 +461,7 @@ static int push_symbol(struct machine *m, struct str module, struct str name)
             p = record(m, PICKLE_SYMBOL);
             if (p == NULL)
                 return -1;
-            p->symbol.module = module;
+            p->symbol.module = symbols[i].module;
             p->symbol.name = name;
             return push_new(m, p);
         }
@@ -492,6 +499,9 @@ static int ordered_dict(struct machine *m, struct pickle *p, const struct pickle
 
     if (args->list.n > 1 || (pairs->kind != PICKLE_LIST && pairs->kind != PICKLE_TUPLE))
         return refuse(m, "an OrderedDict of something else than pairs");
+    /* The pairs may be those of many dicts, at a few bytes of the file each. */
+    if (count_records(m, pairs->list.n) == -1)
+        return -1;
     p->kind = PICKLE_DICT;
     p->list.items = arena_alloc(m->arena, (2 * pairs->list.n + 1) * sizeof *p->list.items);
     p->list.n = p->list.room = 2 * pairs->list.n;
@@ -575,10 +585,11 @@ static int op_value(struct machine *m, int op)
 {
     switch (op) {
     case NONE:
-        return push_new(m, record(m, PICKLE_NONE));
+        return push(m, &none);
     case NEWTRUE:
+        return push(m, &yes);
     case NEWFALSE:
-        return op_bool(m, op == NEWTRUE);
+        return push(m, &no);
     case BININT:
         return op_int(m, 4);
     case BININT1:
@@ -619,7 +630,7 @@ static int op_container(struct machine *m, int op)
     case MARK:
         return op_mark(m);
     case EMPTY_TUPLE:
-        return op_tuple(m, 0);
+        return push(m, &empty_tuple);
     case TUPLE1:
     case TUPLE2:
     case TUPLE3:
@@ -693,14 +704,20 @@ struct pickle *pickle_read(struct reader *r, struct arena *a, struct pickle_list
                            struct err *err)
 {
     struct machine m = {.in = r, .arena = a, .err = err, .persistent = persistent};
+    size_t len = (size_t)(r->end - r->start);
     int op;
 
+    m.max_records = len / 2 < RECORDS_MAX ? RECORDS_FREE + len / 2 : RECORDS_MAX;
     if (read_proto(&m) == -1)
         return NULL;
     while ((op = read_op(&m)) != STOP)
         if (op == -1 || op_any(&m, op) == -1)
             return NULL;
-    if (m.stack.n != 1 || m.n_marks != 0) {
+    if (m.n_marks != 0) {
+        refuse(&m, "the pickle ends behind a mark");
+        return NULL;
+    }
+    if (m.stack.n != 1) {
         refuse(&m, "the pickle ends with %zu values, must be one", m.stack.n);
         return NULL;
     }
@@ -709,7 +726,7 @@ struct pickle *pickle_read(struct reader *r, struct arena *a, struct pickle_list
 
 bool pickle_is_symbol(const struct pickle *p, const char *module, const char *name)
 {
-    return p->kind == PICKLE_SYMBOL && equals(p->symbol.module, module) &&
+    return p->kind == PICKLE_SYMBOL && strcmp(p->symbol.module, module) == 0 &&
            equals(p->symbol.name, name);
 }
 

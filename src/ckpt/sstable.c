@@ -16,9 +16,10 @@ struct table {
     int (*each)(void *arg, struct str key, struct str value);
     void *arg;
     struct err *err;
+    uint64_t next; /* where the next data block may begin: they lie one behind the other */
 };
 
-static int refuse(const struct table *t, size_t at, const char *why)
+static int refuse(struct table *t, size_t at, const char *why)
 {
     return err_set(t->err, ERR_FORMAT, "%s: offset %zu: %s", t->name, at, why);
 }
@@ -50,7 +51,7 @@ static bool read_handle(struct reader *r, struct handle *h)
 }
 
 /* The contents of a block, without the list of restart points at its end. */
-static int open_block(const struct table *t, struct handle h, struct reader *r)
+static int open_block(struct table *t, struct handle h, struct reader *r)
 {
     size_t room = t->len - FOOTER_SIZE, size = (size_t)h.size;
     const uint8_t *p;
@@ -78,7 +79,7 @@ struct key {
 };
 
 /* The next entry; *key holds the one before it and becomes this one's. */
-static int next_entry(const struct table *t, struct reader *r, struct key *key, struct str *value)
+static int next_entry(struct table *t, struct reader *r, struct key *key, struct str *value)
 {
     size_t at = (size_t)(r->p - r->start);
     uint64_t shared, rest, len;
@@ -96,8 +97,8 @@ static int next_entry(const struct table *t, struct reader *r, struct key *key, 
     return 0;
 }
 
-static int read_block(const struct table *t, struct handle h,
-                      int (*each)(const struct table *, struct str key, struct str value))
+static int read_block(struct table *t, struct handle h,
+                      int (*each)(struct table *, struct str key, struct str value))
 {
     struct key key = {.len = 0};
     struct str value;
@@ -115,13 +116,13 @@ static int read_block(const struct table *t, struct handle h,
 
 /* ---- the table ------------------------------------------------------------------ */
 
-static int give(const struct table *t, struct str key, struct str value)
+static int give(struct table *t, struct str key, struct str value)
 {
     return t->each(t->arg, key, value);
 }
 
 /* An entry of the index block: its value says where a data block is. */
-static int read_data(const struct table *t, struct str key, struct str value)
+static int read_data(struct table *t, struct str key, struct str value)
 {
     struct handle h;
     struct reader r;
@@ -130,14 +131,19 @@ static int read_data(const struct table *t, struct str key, struct str value)
     reader_init(&r, t->name, value.p, value.len);
     if (!read_handle(&r, &h))
         return refuse(t, (size_t)((const uint8_t *)value.p - t->bytes), "a handle is damaged");
-    return read_block(t, h, give);
+    if (h.at < t->next)
+        return refuse(t, (size_t)((const uint8_t *)value.p - t->bytes), "two blocks overlap");
+    if (read_block(t, h, give) == -1)
+        return -1;
+    t->next = h.at + h.size;
+    return 0;
 }
 
 int sstable_read(const char *name, const uint8_t *bytes, size_t len,
                  int (*each)(void *arg, struct str key, struct str value), void *arg,
                  struct err *err)
 {
-    struct table t = {name, bytes, len, each, arg, err};
+    struct table t = {name, bytes, len, each, arg, err, 0};
     struct handle meta, index;
     struct reader r;
 

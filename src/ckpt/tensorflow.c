@@ -15,6 +15,8 @@
 #define SUFFIX ".index"
 #define VALUE_SUFFIX "/.ATTRIBUTES/VARIABLE_VALUE" /* of TensorFlow 2, behind every name */
 #define FILES_MAX 99999                            /* five digits */
+#define NAMES_MAX 16     /* bytes of names per byte of the table, which stores only differences */
+#define SLICES_MAX 10000 /* of a variable: each is compared with all others */
 
 struct entry {
     struct str key;
@@ -31,6 +33,8 @@ struct load {
     bool has_header;
     struct entry *entries; /* in the order of their keys */
     size_t n, room;
+    size_t names;  /* bytes of all keys */
+    uint64_t used; /* bytes of the data files that entries have laid claim to */
 };
 
 static int refuse(struct load *l, struct str key, const char *why)
@@ -169,6 +173,15 @@ static int read_header(struct load *l, struct str value)
     return 0;
 }
 
+/* The key of a slice begins with a NUL. */
+static struct str copy_key(struct load *l, struct str key)
+{
+    char *copy = arena_alloc(&l->c->text, key.len);
+
+    memcpy(copy, key.p, key.len);
+    return (struct str){copy, key.len};
+}
+
 static int take_entry(void *arg, struct str key, struct str value)
 {
     struct load *l = arg;
@@ -182,8 +195,12 @@ static int take_entry(void *arg, struct str key, struct str value)
         l->room = l->room == 0 ? 64 : 2 * l->room;
         l->entries = xrealloc(l->entries, l->room * sizeof *l->entries);
     }
+    l->names += key.len;
+    if (l->names / NAMES_MAX > l->c->len)
+        return err_set(l->err, ERR_LIMIT, "%s: names of more than %d times the file's size",
+                       l->c->name, NAMES_MAX);
     e = &l->entries[l->n++];
-    *e = (struct entry){.key = {arena_strndup(&l->c->text, key.p, key.len), key.len}};
+    *e = (struct entry){.key = copy_key(l, key)};
     return read_entry(value, e) ? 0 : refuse(l, key, "its entry is damaged");
 }
 
@@ -231,8 +248,8 @@ static enum dtype dtype_of(uint64_t type)
     return DTYPE_OTHER;
 }
 
-/* The bytes of an entry, after checking that they are in the file and undamaged. */
-static const uint8_t *data_of(struct load *l, const struct entry *e, size_t bytes)
+/* Where an entry's bytes begin, after checking that they are in the file. */
+static const uint8_t *locate(struct load *l, const struct entry *e)
 {
     const struct mapped *file;
 
@@ -245,15 +262,30 @@ static const uint8_t *data_of(struct load *l, const struct entry *e, size_t byte
         refuse(l, e->key, "reaches beyond its data file: it was cut short");
         return NULL;
     }
+    l->used += e->size; /* else a small table could make us read a large file again and again */
+    if (l->used > l->c->parts_len) {
+        refuse(l, e->key, "its bytes are those of another variable too");
+        return NULL;
+    }
+    return file->bytes + e->offset;
+}
+
+/* The bytes of an entry, after checking that they are as many as they must be, and undamaged. */
+static const uint8_t *data_of(struct load *l, const struct entry *e, size_t bytes)
+{
+    const uint8_t *data = locate(l, e);
+
+    if (data == NULL)
+        return NULL;
     if (e->size != bytes) {
         refuse(l, e->key, "shape and dtype do not fit the number of bytes");
         return NULL;
     }
-    if (crc32c_mask(crc32c(0, file->bytes + e->offset, bytes)) != e->crc) {
+    if (crc32c_mask(crc32c(0, data, bytes)) != e->crc) {
         refuse(l, e->key, "its checksum is wrong: the data file is damaged");
         return NULL;
     }
-    return file->bytes + e->offset;
+    return data;
 }
 
 /* ---- slices --------------------------------------------------------------------- */
@@ -401,49 +433,81 @@ static bool slice_fits(struct slice *s, const struct tensor *t, size_t *count)
     return true;
 }
 
-static int copy_slice(struct load *l, const struct entry *whole, struct tensor *t, uint8_t *to,
-                      struct str bytes, size_t *done)
+static bool overlap(const struct slice *a, const struct slice *b)
 {
+    for (size_t d = 0; d < a->n_dims; d++)
+        if (a->start[d] >= b->start[d] + b->length[d] || b->start[d] >= a->start[d] + a->length[d])
+            return false;
+    return true;
+}
+
+/* The slices copied so far; `count` is the number of elements in them. */
+struct merge {
+    struct slice *slices;
+    size_t n, count;
+};
+
+static int copy_slice(struct load *l, const struct entry *whole, struct tensor *t, uint8_t *to,
+                      struct str bytes, struct merge *m)
+{
+    struct slice *s = &m->slices[m->n];
     struct buf key = BUF_INIT;
     const struct entry *e;
     const uint8_t *from;
-    struct slice s;
     size_t count;
 
-    if (!read_slice(bytes, &s))
+    if (!read_slice(bytes, s))
         return refuse(l, whole->key, "its list of slices is damaged");
-    put_slice_key(&key, whole->key, &s);
+    put_slice_key(&key, whole->key, s);
     e = find_entry(l, (struct str){key.p, key.len});
     buf_clear(&key);
-    if (e == NULL || !slice_fits(&s, t, &count) || dtype_of(e->dtype) != t->dtype)
+    if (e == NULL || !slice_fits(s, t, &count) || dtype_of(e->dtype) != t->dtype)
         return refuse(l, whole->key, "a slice of it is missing or does not fit");
+    for (size_t i = 0; i < m->n; i++)
+        if (overlap(s, &m->slices[i]))
+            return refuse(l, whole->key, "two of its slices overlap");
     from = data_of(l, e, count * dtype_size(t->dtype));
     if (from == NULL)
         return -1;
-    place(to, t, &s, from);
-    *done += count;
+    place(to, t, s, from);
+    m->n++;
+    m->count += count;
+    return 0;
+}
+
+/* Slices that do not overlap and have as many elements as the whole are the whole. */
+static int copy_slices(struct load *l, const struct entry *e, struct tensor *t, uint8_t *to,
+                       struct merge *m)
+{
+    struct field f = {0};
+    struct reader r;
+    bool bad = false;
+
+    reader_init(&r, NULL, e->slices.p, e->slices.len);
+    while (next_field(&r, &f, &bad)) {
+        if (f.number != 7 || f.wire != 2)
+            continue;
+        if (m->n == SLICES_MAX)
+            return refuse(l, e->key, "it has more than 10000 slices");
+        if (copy_slice(l, e, t, to, f.bytes, m) == -1)
+            return -1;
+    }
+    if (m->count != t->count)
+        return refuse(l, e->key, "its slices do not add up to the whole");
     return 0;
 }
 
 static int merge_slices(struct load *l, const struct entry *e, struct tensor *t)
 {
+    /* A slice of the list takes two bytes and more. */
+    size_t most = e->slices.len / 2 < SLICES_MAX ? e->slices.len / 2 : SLICES_MAX;
+    struct merge m = {xcalloc(most + 1, sizeof *m.slices), 0, 0};
     uint8_t *to = ckpt_own(l->c, t->bytes, l->err);
-    struct field f = {0};
-    struct reader r;
-    size_t done = 0;
-    bool bad = false;
+    int result = to == NULL ? -1 : copy_slices(l, e, t, to, &m);
 
-    if (to == NULL)
-        return -1;
-    memset(to, 0, t->bytes);
-    reader_init(&r, NULL, e->slices.p, e->slices.len);
-    while (next_field(&r, &f, &bad))
-        if (f.number == 7 && f.wire == 2 && copy_slice(l, e, t, to, f.bytes, &done) == -1)
-            return -1;
-    if (done != t->count)
-        return refuse(l, e->key, "its slices do not add up to the whole");
+    free(m.slices);
     t->data = to;
-    return 0;
+    return result;
 }
 
 /* ---- tensors -------------------------------------------------------------------- */
@@ -470,7 +534,7 @@ static int add_tensor(struct load *l, const struct entry *e)
     if (t->dtype == DTYPE_OTHER) {
         snprintf(other, sizeof other, "TensorFlow type %llu", (unsigned long long)e->dtype);
         t->other = arena_strndup(&l->c->text, other, strlen(other));
-        return 0;
+        return locate(l, e) == NULL ? -1 : 0;
     }
     if (e->slices.p != NULL)
         return merge_slices(l, e, t);

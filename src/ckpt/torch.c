@@ -12,10 +12,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define PREFIXES_MAX 8
+
 struct storage {
     struct str key;
     enum dtype dtype;
     const char *other;
+    size_t size;    /* of an element; 0: not known */
     uint64_t count; /* of elements, as the pickle says */
     const uint8_t *data;
     size_t at; /* of the record that names it */
@@ -27,7 +30,7 @@ struct load {
     struct arena arena; /* of the records */
     struct zip zip;
     struct str stem;          /* zip: the folder of all entries, with its '/' */
-    struct storage *storages; /* legacy: sorted by key, one for each record that names one */
+    struct storage *storages; /* legacy: sorted by key */
     size_t n_storages;
 };
 
@@ -52,11 +55,23 @@ static bool is_call(const struct pickle *p, const char *name)
 static const struct {
     const char *name;
     enum dtype dtype;
+    size_t size; /* of an element */
 } kinds[] = {
-    {"DoubleStorage", DTYPE_F64}, {"FloatStorage", DTYPE_F32},     {"HalfStorage", DTYPE_F16},
-    {"LongStorage", DTYPE_I64},   {"BFloat16Storage", DTYPE_BF16}, {"IntStorage", DTYPE_I32},
-    {"ShortStorage", DTYPE_I16},  {"CharStorage", DTYPE_I8},       {"ByteStorage", DTYPE_U8},
-    {"BoolStorage", DTYPE_BOOL},
+    {"DoubleStorage", DTYPE_F64, 8},
+    {"FloatStorage", DTYPE_F32, 4},
+    {"HalfStorage", DTYPE_F16, 2},
+    {"BFloat16Storage", DTYPE_BF16, 2},
+    {"LongStorage", DTYPE_I64, 8},
+    {"IntStorage", DTYPE_I32, 4},
+    {"ShortStorage", DTYPE_I16, 2},
+    {"CharStorage", DTYPE_I8, 1},
+    {"ByteStorage", DTYPE_U8, 1},
+    {"BoolStorage", DTYPE_BOOL, 1},
+    {"ComplexFloatStorage", DTYPE_OTHER, 8},
+    {"ComplexDoubleStorage", DTYPE_OTHER, 16},
+    {"QInt8Storage", DTYPE_OTHER, 1},
+    {"QUInt8Storage", DTYPE_OTHER, 1},
+    {"QInt32Storage", DTYPE_OTHER, 4},
 };
 
 static int by_key(const void *a, const void *b)
@@ -74,11 +89,11 @@ static int by_key(const void *a, const void *b)
  * only of those that share memory in ways that state_dicts do not. */
 static int read_storage(struct load *l, const struct pickle *p, const char *name, struct storage *s)
 {
-    const struct pickle *id = p->kind == PICKLE_PERSISTENT ? p->id : NULL;
+    const struct pickle *id = p->id;
 
-    if (id == NULL || id->kind != PICKLE_TUPLE || id->list.n < 5 ||
-        item(id, 1)->kind != PICKLE_SYMBOL || item(id, 2)->kind != PICKLE_TEXT ||
-        item(id, 4)->kind != PICKLE_INT || item(id, 4)->number < 0)
+    if (id->kind != PICKLE_TUPLE || id->list.n < 5 || item(id, 1)->kind != PICKLE_SYMBOL ||
+        item(id, 2)->kind != PICKLE_TEXT || item(id, 4)->kind != PICKLE_INT ||
+        item(id, 4)->number < 0)
         return refuse(l, p->at, name, "its storage is not described as expected");
     if (id->list.n > 5 && item(id, 5)->kind != PICKLE_NONE)
         return refuse(l, p->at, name, "its storage is a view into another, which is not read");
@@ -87,8 +102,10 @@ static int read_storage(struct load *l, const struct pickle *p, const char *name
                           .count = (uint64_t)item(id, 4)->number,
                           .at = p->at};
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
-        if (pickle_is_symbol(item(id, 1), "torch", kinds[i].name))
+        if (pickle_is_symbol(item(id, 1), "torch", kinds[i].name)) {
             s->dtype = kinds[i].dtype;
+            s->size = kinds[i].size;
+        }
     if (s->dtype == DTYPE_OTHER)
         s->other =
             arena_strndup(&l->c->text, item(id, 1)->symbol.name.p,
@@ -112,7 +129,7 @@ static int find_in_zip(struct load *l, const char *name, struct storage *s)
         return refuse(l, s->at, name, "the zip file has no entry for its storage");
     if (!e->stored)
         return refuse(l, s->at, name, "its storage is compressed or encrypted, which torch is not");
-    if (!mem_product((size_t)s->count, dtype_size(s->dtype), &bytes) || bytes > e->len)
+    if (!mem_product((size_t)s->count, s->size, &bytes) || bytes > e->len)
         return refuse(l, s->at, name, "its storage is shorter than the pickle says");
     s->data = e->data;
     return 0;
@@ -126,8 +143,8 @@ static int find_in_list(struct load *l, const char *name, struct storage *s)
 
     if (known == NULL || known->data == NULL)
         return refuse(l, s->at, name, "its storage is not in the file");
-    if (known->dtype != s->dtype || known->count < s->count)
-        return refuse(l, s->at, name, "its storage is not what another tensor says it is");
+    if (known->count < s->count)
+        return refuse(l, s->at, name, "its storage is shorter than the pickle says");
     s->data = known->data;
     return 0;
 }
@@ -135,13 +152,14 @@ static int find_in_list(struct load *l, const char *name, struct storage *s)
 /* ---- tensors -------------------------------------------------------------------- */
 
 /* Sizes or strides. */
-static int read_numbers(struct load *l, const struct pickle *p, const char *name, uint64_t *out)
+static int read_numbers(struct load *l, size_t at, const struct pickle *p, const char *name,
+                        uint64_t *out)
 {
     if (p->kind != PICKLE_TUPLE || p->list.n > CKPT_MAX_DIMS)
-        return refuse(l, p->at, name, "size or stride is no tuple of at most 8 numbers");
+        return refuse(l, at, name, "size or stride is no tuple of at most 8 numbers");
     for (size_t d = 0; d < p->list.n; d++) {
         if (item(p, d)->kind != PICKLE_INT || item(p, d)->number < 0)
-            return refuse(l, p->at, name, "size or stride is no tuple of at most 8 numbers");
+            return refuse(l, at, name, "size or stride is no tuple of at most 8 numbers");
         out[d] = (uint64_t)item(p, d)->number;
     }
     return 0;
@@ -201,12 +219,13 @@ static int read_tensor(struct load *l, struct str name, const struct pickle *p)
 
     if (t == NULL)
         return -1;
-    if (args->list.n < 4 || item(args, 1)->kind != PICKLE_INT || item(args, 1)->number < 0)
+    if (args->list.n < 4 || item(args, 0)->kind != PICKLE_PERSISTENT ||
+        item(args, 1)->kind != PICKLE_INT || item(args, 1)->number < 0)
         return refuse(l, p->at, t->name, "the tensor is not described as expected");
     offset = (uint64_t)item(args, 1)->number;
     if (read_storage(l, item(args, 0), t->name, &s) == -1 ||
-        read_numbers(l, item(args, 2), t->name, shape) == -1 ||
-        read_numbers(l, item(args, 3), t->name, strides) == -1)
+        read_numbers(l, p->at, item(args, 2), t->name, shape) == -1 ||
+        read_numbers(l, p->at, item(args, 3), t->name, strides) == -1)
         return -1;
     if (item(args, 2)->list.n != item(args, 3)->list.n)
         return refuse(l, p->at, t->name, "size and stride differ in length");
@@ -219,7 +238,7 @@ static int read_tensor(struct load *l, struct str name, const struct pickle *p)
         return -1;
     if (!fits(t, strides, offset, s.count))
         return refuse(l, p->at, t->name, "the tensor reaches beyond its storage");
-    t->data = s.data + offset * dtype_size(s.dtype);
+    t->data = s.data + offset * s.size;
     return is_row_major(t, strides) ? 0 : gather(l, t, strides, t->data);
 }
 
@@ -260,13 +279,13 @@ static const struct pickle *find_state_dict(const struct pickle *p)
     return NULL;
 }
 
-/* What wrappers put before every name. */
+/* What wrappers put before every name, each wrapper once. */
 static size_t prefix_len(const struct pickle *dict)
 {
     static const char *const prefixes[] = {"module.", "model.", "_orig_mod."};
     size_t len = 0;
 
-    for (size_t k = 0; k < ARRAY_LEN(prefixes);) {
+    for (size_t k = 0, rounds = 0; k < ARRAY_LEN(prefixes) && rounds < PREFIXES_MAX; rounds++) {
         size_t more = strlen(prefixes[k]);
         bool all = true;
 
@@ -334,7 +353,7 @@ static const struct zip_entry *find_pickle(struct load *l)
     for (size_t i = 0; i < l->zip.n; i++) {
         const struct zip_entry *e = &l->zip.entries[i];
 
-        if (ends_with(e->name, name) && e->stored &&
+        if (ends_with(e->name, name) &&
             (e->name.len == sizeof name - 1 || e->name.p[e->name.len - sizeof name] == '/')) {
             l->stem = (struct str){e->name.p, e->name.len - (sizeof name - 1)};
             return e;
@@ -355,6 +374,10 @@ static int check_archive(struct load *l, const struct zip_entry *pickle)
         return err_set(l->err, ERR_FORMAT,
                        "%s: recognised as TorchScript, which holds code and is not read: save the "
                        "state_dict of the model instead",
+                       l->c->name);
+    if (!pickle->stored)
+        return err_set(l->err, ERR_FORMAT,
+                       "%s: data.pkl is compressed or encrypted, which torch.save does not do",
                        l->c->name);
     order = find_beside(l, "byteorder");
     if (order != NULL && order->stored && order->len >= 3 && memcmp(order->data, "big", 3) == 0)
@@ -397,26 +420,23 @@ int torch_load(struct ckpt *c, struct err *err)
 
 /* ---- legacy ----------------------------------------------------------------------- */
 
-/* What is known of the storages that the object names, wherever in it. */
+/* What is known of the storages that the object names, wherever in it: one for each key. */
 static int collect(struct load *l, const struct pickle_list *named)
 {
-    l->storages = xcalloc(named->n + 1, sizeof *l->storages);
-    for (size_t i = 0; i < named->n; i++, l->n_storages++)
-        if (read_storage(l, named->items[i], "a tensor", &l->storages[i]) == -1)
-            return -1;
-    qsort(l->storages, l->n_storages, sizeof *l->storages, by_key);
-    return 0;
-}
+    struct storage *s;
 
-/* Gives the bytes to all entries of this key. */
-static void give(struct load *l, struct storage *first, const uint8_t *data, uint64_t count)
-{
-    while (first > l->storages && by_key(first - 1, first) == 0)
-        first--;
-    for (struct storage *s = first; s < l->storages + l->n_storages && by_key(s, first) == 0; s++) {
-        s->data = data;
-        s->count = count;
+    l->storages = s = xcalloc(named->n + 1, sizeof *l->storages);
+    for (size_t i = 0; i < named->n; i++)
+        if (read_storage(l, named->items[i], "a tensor", &s[i]) == -1)
+            return -1;
+    qsort(s, named->n, sizeof *s, by_key);
+    for (size_t i = 0; i < named->n; i++) {
+        if (l->n_storages == 0 || by_key(&s[l->n_storages - 1], &s[i]) != 0)
+            s[l->n_storages++] = s[i];
+        else if (s[l->n_storages - 1].dtype != s[i].dtype)
+            return refuse(l, s[i].at, "", "a storage of two types");
     }
+    return 0;
 }
 
 /* The storages in the order of their keys: the count as an int64, then the bytes. */
@@ -428,21 +448,28 @@ static int read_storages(struct load *l, const struct pickle *keys, struct reade
         uint64_t count;
 
         if (item(keys, i)->kind != PICKLE_TEXT)
-            return refuse(l, item(keys, i)->at, "", "a storage's key is no text");
+            return refuse(l, keys->at, "", "a storage's key is no text");
         s = l->n_storages == 0 ? NULL
                                : bsearch(&key, l->storages, l->n_storages, sizeof key, by_key);
-        if (s == NULL || s->dtype == DTYPE_OTHER)
-            return refuse(
-                l, at, "",
-                "a storage belongs to no tensor of the state_dict: its size is not known; "
-                "save the state_dict alone");
-        if (!reader_u64le(r, &count) || !mem_product((size_t)count, dtype_size(s->dtype), &bytes) ||
+        if (s == NULL || s->size == 0)
+            return refuse(l, at, "", "a storage whose type is not known");
+        if (!reader_u64le(r, &count) || !mem_product((size_t)count, s->size, &bytes) ||
             bytes > reader_left(r))
             return refuse(l, at, "", "a storage is longer than the file");
-        give(l, s, r->p, count);
+        s->data = r->p;
+        s->count = count;
         r->p += bytes;
     }
+    if (reader_left(r) > 0)
+        return refuse(l, (size_t)(r->p - r->start), "", "bytes follow the last storage");
     return 0;
+}
+
+static bool is_big_endian(const struct pickle *machine)
+{
+    const struct pickle *little = pickle_get(machine, "little_endian");
+
+    return little != NULL && little->kind == PICKLE_BOOL && !little->boolean;
 }
 
 int torch_legacy_load(struct ckpt *c, struct err *err)
@@ -460,6 +487,8 @@ int torch_legacy_load(struct ckpt *c, struct err *err)
             goto out;
     if (p[VERSION]->kind != PICKLE_INT || p[VERSION]->number != 1001)
         refuse(&l, p[VERSION]->at, "", "the version is not 1001");
+    else if (is_big_endian(p[MACHINE]))
+        refuse(&l, p[MACHINE]->at, "", "big-endian numbers are not read");
     else if (p[KEYS]->kind != PICKLE_LIST)
         refuse(&l, p[KEYS]->at, "", "the keys of the storages are no list");
     else if (collect(&l, &named) == 0 && read_storages(&l, p[KEYS], &r) == 0)

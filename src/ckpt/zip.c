@@ -159,7 +159,6 @@ static int read_entry(const struct scan *s, size_t *at, size_t end, struct zip_e
         return refuse(s, *at, "an entry of the directory is longer than the directory");
     z = (struct sizes){number(p + 20, 4), number(p + 24, 4), number(p + 42, 4)};
     e->name = (struct str){(const char *)p + ENTRY_SIZE, name};
-    e->crc = (uint32_t)number(p + 16, 4);
     e->stored = number(p + 10, 2) == 0 && (number(p + 8, 2) & 1) == 0;
     if (read_extra64(s, p + ENTRY_SIZE + name, extra, &z) == -1)
         return -1;
@@ -194,7 +193,9 @@ static int read_entries(struct zip *z, const struct scan *s, const struct direct
     for (size_t i = 1; i < z->n; i++)
         if (by_name(&z->entries[i - 1], &z->entries[i]) == 0)
             return err_set(s->err, ERR_FORMAT, "%s: the zip file has two entries named %.*s",
-                           s->name, (int)(z->entries[i].name.len & 255), z->entries[i].name.p);
+                           s->name,
+                           (int)(z->entries[i].name.len < 255 ? z->entries[i].name.len : 255),
+                           z->entries[i].name.p);
     return 0;
 }
 

@@ -11,8 +11,7 @@ struct zip_entry {
     struct str name; /* a view */
     const uint8_t *data;
     size_t len;
-    uint32_t crc; /* as the directory has it */
-    bool stored;  /* otherwise compressed or encrypted: data is NULL */
+    bool stored; /* otherwise compressed or encrypted: data is NULL */
 };
 
 struct zip {

@@ -1,18 +1,20 @@
-/* bench_index.c - what a request costs by engine and number of rows, at equal recall; and so how
- * many rows are too many for the exact engine.
+/* bench_index.c - what the search of a request costs by engine and number of rows, at equal recall:
  *
- *     bench_index [MAX_ROWS [CHECKPOINT [WORK_DIR]]]
+ *     bench_index BUNDLE HISTORIES MAX_ROWS CACHE_DIR
  *
- * Item vectors come from the checkpoint's largest matrix (more rows than it has: its rows again
- * with some noise), or are made up in clusters. A request has four interests, each between five
- * items that lie near each other, and wants 200 rows for each. Graphs and lists get the least
- * effort that finds 98 % of the exact answer. Times are of this thread on the processor, medians;
- * so another program that runs beside disturbs little, but caches are shared: compare within one
- * run. MAX_ROWS is 300,000 by default, which takes some minutes, nearly all of them for building
- * graphs. */
+ * Requests are real: the interests that the bundle's model makes of users drawn from HISTORIES
+ * (lines `user item item ...`), K of them, 200 rows wanted for each. Rows are the bundle's own, as
+ * many as there are, then further ones drawn from them: a real one moved among its 16 nearest by a
+ * random mixture of the differences to them, half as far to as far as the nearest is. So a large
+ * catalogue has the directions, lengths and crowding of the real one. (catalogue.py does the same.)
+ *
+ * Graphs and lists get the least effort that finds 98 % of the exact answer; built once, they are
+ * kept in CACHE_DIR. A line for each engine: rows, name, microseconds of a single request, of one
+ * in a batch of 8, recall, effort. Times are of this thread on the processor, the median of rounds
+ * in which the engines take turns, so other programs disturb little; but caches are shared: compare
+ * within one run. */
 #include "recalld/blas.h"
-#include "recalld/ckpt.h"
-#include "recalld/index.h"
+#include "recalld/bundle.h"
 #include "recalld/vec.h"
 
 #include <math.h>
@@ -22,12 +24,16 @@
 #include <time.h>
 #include <unistd.h>
 
-#define INTERESTS 4
 #define K 200
 #define BATCH 8
 #define REQUESTS 64
+#define HISTORY_MIN 5
 #define RECALL 0.98
+#define EFFORT_MAX 20000
 #define THREADS 2
+#define ROUNDS 5
+#define NEAR 16
+#define ENGINES 3
 
 static uint64_t seed = 88172645463325252u;
 
@@ -39,12 +45,18 @@ static uint32_t any(size_t below)
     return (uint32_t)((seed >> 32) * below >> 32);
 }
 
+static float uniform(void)
+{
+    return (float)any(1 << 24) / (1 << 24);
+}
+
+/* Nearly normal. */
 static float noise(void)
 {
     float sum = 0;
 
     for (int i = 0; i < 12; i++)
-        sum += (float)any(1 << 20) / (1 << 20);
+        sum += uniform();
     return sum - 6;
 }
 
@@ -62,95 +74,188 @@ static double cpu_us(void)
     return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
 }
 
-/* ---- vectors ------------------------------------------------------------------------ */
-
-static struct vectors made_up(void)
-{
-    const size_t rows = 20000, dim = 64, centres = 2000;
-    float *c = xmalloc(centres * dim * sizeof *c), *x = xmalloc(rows * dim * sizeof *x);
-
-    for (size_t i = 0; i < centres * dim; i++)
-        c[i] = noise();
-    for (size_t r = 0; r < rows; r++) {
-        const float *centre = c + any(centres) * dim;
-
-        for (size_t d = 0; d < dim; d++)
-            x[r * dim + d] = centre[d] + 0.8f * noise();
-    }
-    free(c);
-    return (struct vectors){x, rows, dim};
-}
-
-/* Without its first row, which is padding. */
-static struct vectors from_checkpoint(const char *path)
+static struct index *open_index(const struct vectors *v, const char *factory, const char *path)
 {
     struct err err = ERR_INIT;
-    struct ckpt *c = ckpt_open(path, &err);
-    const struct tensor *best = NULL;
-    const float *data;
-    float *owned, *x;
+    struct index_shard shard = {path, 0, (uint32_t)v->rows};
+    struct index_spec spec = {.engine = factory != NULL ? "faiss" : "exact",
+                              .factory = factory,
+                              .effort = 1,
+                              .shards = &shard,
+                              .n_shards = 1};
+    struct index *ix = index_open(&spec, v, &err);
 
-    for (size_t i = 0; c != NULL && i < ckpt_count(c); i++) {
-        const struct tensor *t = ckpt_at(c, i);
-
-        if (t->n_dims == 2 && (best == NULL || t->shape[0] > best->shape[0]))
-            best = t;
-    }
-    if (c == NULL || best == NULL || best->shape[0] < 1000 ||
-        (data = tensor_f32(c, best, &owned, &err)) == NULL)
-        die(err.code != ERR_NONE ? err.text : "no matrix of 1000 rows or more");
-    x = xmalloc((best->count - best->shape[1]) * sizeof *x);
-    memcpy(x, data + best->shape[1], (best->count - best->shape[1]) * sizeof *x);
-    return (struct vectors){x, best->shape[0] - 1, best->shape[1]};
+    if (ix == NULL)
+        die(err.text);
+    return ix;
 }
 
-/* `rows` unit vectors: the first of the base, then its rows again, moved a little. */
-static struct vectors resampled(const struct vectors *base, size_t rows)
+/* ---- vectors ------------------------------------------------------------------------ */
+
+struct real {
+    struct vectors v; /* without the padding row */
+    float *unit;      /* the same, of length 1 */
+    uint32_t *near;   /* (rows, NEAR) nearest first */
+};
+
+static struct real real_rows(const struct bundle *b)
 {
-    float *x = xmalloc(rows * base->dim * sizeof *x);
+    const struct vectors *all = bundle_vectors(b);
+    struct real r = {.v = {all->data + all->dim, all->rows - 1, all->dim}};
+    size_t dim = r.v.dim;
+    struct index_scratch *s = index_scratch_new();
+    struct index *ix;
 
-    for (size_t r = 0; r < rows; r++) {
-        float *to = x + r * base->dim;
+    r.unit = xmalloc(r.v.rows * dim * sizeof *r.unit);
+    r.near = xmalloc(r.v.rows * NEAR * sizeof *r.near);
+    for (size_t i = 0; i < r.v.rows; i++)
+        vec_normalise(r.unit + i * dim, r.v.data + i * dim, dim, 1e-9f);
+    ix = open_index(&(struct vectors){r.unit, r.v.rows, dim}, NULL, NULL);
+    for (size_t i = 0; i < r.v.rows; i++) {
+        struct hit hits[NEAR + 1] = {{0, 0}};
+        size_t found = 0, n = 0;
+        struct index_query q = {.interests = r.unit + i * dim,
+                                .n_interests = 1,
+                                .k = NEAR + 1,
+                                .hits = hits,
+                                .found = &found};
 
-        vec_normalise(to, base->data + (r < base->rows ? r : any(base->rows)) * base->dim,
-                      base->dim, 1e-9f);
-        for (size_t d = 0; r >= base->rows && d < base->dim; d++)
-            to[d] += 0.4f / sqrtf((float)base->dim) * noise();
-        vec_normalise(to, to, base->dim, 1e-9f);
+        index_search(ix, s, &q, 1);
+        for (size_t j = 0; j < found && n < NEAR; j++)
+            if (hits[j].row != i)
+                r.near[i * NEAR + n++] = hits[j].row;
     }
-    return (struct vectors){x, rows, base->dim};
+    index_free(ix);
+    index_scratch_free(s);
+    return r;
+}
+
+/* A real row moved, as the head of this file says. */
+static void make_row(const struct real *r, float *x, float *away)
+{
+    size_t dim = r->v.dim, from = any(r->v.rows);
+    const float *unit = r->unit + from * dim;
+    const uint32_t *near = r->near + from * NEAR;
+    float reach = 0;
+
+    memset(away, 0, dim * sizeof *away);
+    for (size_t i = 0; i < NEAR; i++) {
+        float weight = noise();
+
+        vec_axpy(away, weight, r->unit + near[i] * dim, dim);
+        vec_axpy(away, -weight, unit, dim);
+    }
+    for (size_t d = 0; d < dim; d++)
+        reach += (r->unit[near[0] * dim + d] - unit[d]) * (r->unit[near[0] * dim + d] - unit[d]);
+    reach = sqrtf(reach) * (0.5f + 0.5f * uniform());
+    vec_normalise(away, away, dim, 1e-9f);
+    memcpy(x, unit, dim * sizeof *x);
+    vec_axpy(x, reach, away, dim);
+    vec_normalise(x, x, dim, 1e-9f);
+    reach = vec_norm(r->v.data + from * dim, dim);
+    for (size_t d = 0; d < dim; d++)
+        x[d] *= reach;
+}
+
+static struct vectors enlarged(const struct real *r, size_t rows)
+{
+    size_t dim = r->v.dim, own = rows < r->v.rows ? rows : r->v.rows;
+    float *x = xmalloc(rows * dim * sizeof *x), *away = xmalloc(dim * sizeof *away);
+
+    memcpy(x, r->v.data, own * dim * sizeof *x);
+    for (size_t i = own; i < rows; i++)
+        make_row(r, x + i * dim, away);
+    free(away);
+    return (struct vectors){x, rows, dim};
 }
 
 /* ---- requests ----------------------------------------------------------------------- */
 
 struct requests {
-    float *interests;                   /* (REQUESTS, INTERESTS, dim) */
-    struct hit *best;                   /* (REQUESTS, INTERESTS, K) */
+    size_t interests;                   /* of a request */
+    float *vectors;                     /* (REQUESTS, interests, dim) */
+    struct hit *best;                   /* (REQUESTS, interests, K) */
     struct index_query query[REQUESTS]; /* with room for answers */
 };
 
-static void make_interests(struct requests *r, const struct vectors *v, const struct index *exact)
+/* The known items of a line, oldest first. */
+static size_t read_rows(const struct items *items, char *line, uint32_t *rows)
 {
-    struct index_scratch *s = index_scratch_new();
-    struct hit near[100] = {{0, 0}};
-    size_t found = 0;
+    size_t n = 0;
 
-    for (size_t i = 0; i < (size_t)REQUESTS * INTERESTS; i++) {
-        float *x = r->interests + i * v->dim;
-        struct index_query q = {.interests = v->data + (size_t)any(v->rows) * v->dim,
-                                .n_interests = 1,
-                                .k = 100,
-                                .hits = near,
-                                .found = &found};
+    strtok(line, " \t\n"); /* the user */
+    for (char *id = strtok(NULL, " \t\n"); id != NULL; id = strtok(NULL, " \t\n"))
+        if ((rows[n] = items_row(items, id, strlen(id))) != ITEMS_NONE)
+            n++;
+    return n;
+}
 
-        index_search(exact, s, &q, 1);
-        memset(x, 0, v->dim * sizeof *x);
-        for (int j = 0; j < 5; j++)
-            vec_axpy(x, 0.2f + (float)any(100) / 100,
-                     v->data + (size_t)near[any(found)].row * v->dim, v->dim);
-        vec_normalise(x, x, v->dim, 1e-9f);
+/* A user with a history of some length: the lines in turn, with a stride that meets all of them. */
+static size_t next_user(const struct bundle *b, struct mapped *file, size_t *at, uint32_t **rows)
+{
+    const char *text = (const char *)file->bytes;
+
+    for (size_t tries = 0; tries < 100000; tries++) {
+        size_t begin, end, n;
+        char *line;
+
+        *at = (*at + 7919) % file->len;
+        for (begin = *at; begin > 0 && text[begin - 1] != '\n';)
+            begin--;
+        for (end = *at; end < file->len && text[end] != '\n';)
+            end++;
+        line = xstrndup(text + begin, end - begin);
+        *rows = xrealloc(*rows, (end - begin + 1) * sizeof **rows);
+        n = read_rows(bundle_items(b), line, *rows);
+        free(line);
+        if (n >= HISTORY_MIN)
+            return n;
     }
-    index_scratch_free(s);
+    die("too few histories that are long enough");
+}
+
+static struct requests *new_requests(const struct bundle *b, const char *histories)
+{
+    const struct model *m = bundle_model(b);
+    size_t k = (size_t)model_interest_count(m), dim = (size_t)model_dim(m), at = 0;
+    struct model_scratch *scratch = model_scratch_new();
+    struct requests *r = xcalloc(1, sizeof *r);
+    struct err err = ERR_INIT;
+    struct mapped file;
+    uint32_t *rows = NULL;
+
+    if (file_map(&file, histories, &err) == -1)
+        die(err.text);
+    r->interests = k;
+    r->vectors = xcalloc(REQUESTS * k * dim, sizeof *r->vectors);
+    r->best = xcalloc(REQUESTS * k * K, sizeof *r->best);
+    for (size_t i = 0; i < REQUESTS; i++) {
+        size_t n = next_user(b, &file, &at, &rows);
+        struct model_input in = {
+            .rows = rows, .n_rows = n, .dynamic = -1, .interests = r->vectors + i * k * dim};
+
+        model_interests(m, scratch, &in, 1);
+        r->query[i] = (struct index_query){.interests = in.interests,
+                                           .n_interests = (int)k,
+                                           .k = K,
+                                           .hits = xcalloc(k * K, sizeof(struct hit)),
+                                           .found = xcalloc(k, sizeof(size_t))};
+    }
+    free(rows);
+    file_unmap(&file);
+    model_scratch_free(scratch);
+    return r;
+}
+
+static void free_requests(struct requests *r)
+{
+    for (size_t i = 0; i < REQUESTS; i++) {
+        free(r->query[i].hits);
+        free(r->query[i].found);
+    }
+    free(r->vectors);
+    free(r->best);
+    free(r);
 }
 
 static int by_size(const void *a, const void *b)
@@ -158,6 +263,12 @@ static int by_size(const void *a, const void *b)
     double x = *(const double *)a, y = *(const double *)b;
 
     return x < y ? -1 : x > y;
+}
+
+static double median(double *x, size_t n)
+{
+    qsort(x, n, sizeof *x, by_size);
+    return x[n / 2];
 }
 
 /* Microseconds per request, median over batches. */
@@ -176,140 +287,133 @@ static double run(const struct index *ix, struct requests *r, double effort, siz
         index_search(ix, s, r->query + i, batch);
         us[n++] = (cpu_us() - start) / (double)batch;
     }
-    qsort(us, n, sizeof *us, by_size);
     index_scratch_free(s);
-    return us[n / 2];
+    return median(us, n);
 }
 
-static double recall(const struct requests *r)
+static void remember_best(struct requests *r, const struct index *exact)
 {
-    size_t both = 0;
+    size_t each = r->interests * K;
 
-    for (size_t i = 0; i < REQUESTS; i++)
-        for (size_t j = 0; j < INTERESTS; j++)
-            for (size_t a = 0; a < r->query[i].found[j]; a++)
-                for (size_t b = 0; b < K; b++)
-                    both +=
-                        r->query[i].hits[j * K + a].row == r->best[(i * INTERESTS + j) * K + b].row;
-    return (double)both / (REQUESTS * INTERESTS * K);
-}
-
-static struct requests *new_requests(const struct vectors *v, const struct index *exact)
-{
-    struct requests *r = xcalloc(1, sizeof *r);
-
-    r->interests = xcalloc((size_t)REQUESTS * INTERESTS * v->dim, sizeof(float));
-    r->best = xcalloc((size_t)REQUESTS * INTERESTS * K, sizeof *r->best);
-    make_interests(r, v, exact);
-    for (size_t i = 0; i < REQUESTS; i++)
-        r->query[i] =
-            (struct index_query){.interests = r->interests + i * INTERESTS * v->dim,
-                                 .n_interests = INTERESTS,
-                                 .k = K,
-                                 .hits = xcalloc((size_t)INTERESTS * K, sizeof(struct hit)),
-                                 .found = xcalloc(INTERESTS, sizeof(size_t))};
     run(exact, r, 1, 1);
     for (size_t i = 0; i < REQUESTS; i++)
-        memcpy(r->best + i * INTERESTS * K, r->query[i].hits, INTERESTS * K * sizeof *r->best);
-    return r;
+        memcpy(r->best + i * each, r->query[i].hits, each * sizeof *r->best);
 }
 
-static void free_requests(struct requests *r)
+/* What the last run found of the best: both lists are sorted by score, equal ones by row, and
+ * scores are the same to the bit, so one walk over both compares them. */
+static double recall(const struct requests *r)
 {
-    for (size_t i = 0; i < REQUESTS; i++) {
-        free(r->query[i].hits);
-        free(r->query[i].found);
+    size_t both = 0, lists = REQUESTS * r->interests;
+
+    for (size_t l = 0; l < lists; l++) {
+        const struct index_query *q = &r->query[l / r->interests];
+        const struct hit *mine = q->hits + l % r->interests * K, *best = r->best + l * K;
+        size_t found = q->found[l % r->interests];
+
+        for (size_t a = 0, b = 0; a < found && b < K;) {
+            bool same = mine[a].row == best[b].row;
+
+            both += same;
+            a += same;
+            b++;
+        }
     }
-    free(r->interests);
-    free(r->best);
-    free(r);
+    return (double)both / (double)(lists * K);
 }
 
 /* ---- engines ------------------------------------------------------------------------ */
 
-static struct index *open_index(const struct vectors *v, const char *factory, const char *path)
-{
-    struct err err = ERR_INIT;
-    struct index_shard shard = {path, 0, (uint32_t)v->rows};
-    struct index_spec spec = {factory != NULL ? "faiss" : "exact", factory, 1, &shard, 1};
-    struct index *ix = index_open(&spec, v, &err);
+struct engine {
+    const char *name; /* the factory; NULL: exact */
+    struct index *ix;
+    int effort;
+    double found, one[ROUNDS], batched[ROUNDS];
+};
 
-    if (ix == NULL)
-        die(err.text);
+static struct index *built(const struct vectors *v, const char *factory, const char *cache)
+{
+    char name[64];
+    struct err err = ERR_INIT;
+    char *path;
+    struct index *ix;
+
+    snprintf(name, sizeof name, "%zu-%.4s-%016lx.faiss", v->rows, factory,
+             hash_bytes(v->data, v->rows * v->dim * sizeof *v->data));
+    path = path_join(cache, name);
+    if (access(path, R_OK) != 0) {
+        fprintf(stderr, "building %s over %zu rows ...\n", factory, v->rows);
+        if (index_build_shard(path, factory, v, 0, (uint32_t)v->rows, THREADS, NULL, NULL, &err) ==
+            -1)
+            die(err.text);
+    }
+    ix = open_index(v, factory, path);
+    free(path);
     return ix;
 }
 
-/* Prints a line; returns the time of a single request. */
-static double bench_faiss(const struct vectors *v, struct requests *r, const char *factory,
-                          const char *dir)
+/* The least effort that is enough, to a sixteenth. It starts where the engine finds K rows by
+ * itself: below that every row is scored instead. */
+static void tune(struct engine *e, struct requests *r, size_t rows)
 {
-    char *path = path_join(dir, "bench.faiss");
-    struct err err = ERR_INIT;
-    struct index *ix;
-    double start = (double)clock_ns(), built, one, found;
-    int effort = 1, step = 1;
-
-    if (index_build_shard(path, factory, v, 0, (uint32_t)v->rows, THREADS, NULL, NULL, &err) == -1)
-        die(err.text);
-    built = ((double)clock_ns() - start) / 1e9;
-    ix = open_index(v, factory, path);
-    unlink(path);
-    free(path);
-    /* The least effort that is enough, to a sixteenth. */
-    do {
-        effort += step;
-        step = effort / 16 + 1;
-        one = run(ix, r, effort, 1);
-        found = recall(r);
-    } while (found < RECALL && effort < 20000);
-    printf("%9zu  %-14s %9.0f %9.0f   %.4f  effort %d, built in %.0f s\n", v->rows, factory, one,
-           run(ix, r, effort, BATCH), found, effort, built);
-    fflush(stdout);
-    index_free(ix);
-    return one;
+    e->effort = e->name[0] == 'H' ? K / 4 : (int)sqrt((double)rows) / 8;
+    while (run(e->ix, r, e->effort, 1), (e->found = recall(r)) < RECALL && e->effort < EFFORT_MAX)
+        e->effort += e->effort / 16 + 1;
 }
 
-/* One number of rows: returns exact's time over that of the best other, for single requests. */
-static double bench_rows(const struct vectors *base, size_t rows, const char *dir)
+static void bench_rows(const struct real *real, struct requests *r, size_t rows, const char *cache)
 {
-    struct vectors v = resampled(base, rows);
-    struct index *exact = open_index(&v, NULL, NULL);
-    struct requests *r = new_requests(&v, exact);
-    double one = run(exact, r, 1, 1), graph, lists;
+    struct vectors v = enlarged(real, rows);
+    struct engine engines[ENGINES] = {{NULL, open_index(&v, NULL, NULL), 1, 1, {0}, {0}}};
     char ivf[32];
 
-    printf("%9zu  %-14s %9.0f %9.0f   1\n", rows, "exact", one, run(exact, r, 1, BATCH));
-    graph = bench_faiss(&v, r, "HNSW32", dir);
     snprintf(ivf, sizeof ivf, "IVF%.0f,Flat", 4 * sqrt((double)rows));
-    lists = bench_faiss(&v, r, ivf, dir);
-    free_requests(r);
-    index_free(exact);
+    remember_best(r, engines[0].ix);
+    engines[1].name = "HNSW32";
+    engines[2].name = ivf;
+    for (int i = 1; i < ENGINES; i++) {
+        engines[i].ix = built(&v, engines[i].name, cache);
+        tune(&engines[i], r, rows);
+    }
+    for (int round = 0; round < ROUNDS; round++)
+        for (int i = 0; i < ENGINES; i++) {
+            engines[i].one[round] = run(engines[i].ix, r, engines[i].effort, 1);
+            engines[i].batched[round] = run(engines[i].ix, r, engines[i].effort, BATCH);
+        }
+    for (int i = 0; i < ENGINES; i++) {
+        struct engine *e = &engines[i];
+
+        printf("%9zu  %-12s %9.0f %9.0f   %.4f %5d\n", rows, e->name != NULL ? e->name : "exact",
+               median(e->one, ROUNDS), median(e->batched, ROUNDS), e->found, e->effort);
+        index_free(e->ix);
+    }
+    fflush(stdout);
     free((void *)(uintptr_t)v.data);
-    return one / (graph < lists ? graph : lists);
 }
 
 int main(int argc, char **argv)
 {
     static const size_t sizes[] = {10000, 35000, 100000, 300000, 1000000, 3000000};
-    size_t max = argc > 1 ? strtoul(argv[1], NULL, 10) : 300000;
-    struct vectors base = argc > 2 ? from_checkpoint(argv[2]) : made_up();
-    const char *dir = argc > 3 ? argv[3] : P_tmpdir;
-    double before = 0;
+    struct err err = ERR_INIT;
+    struct bundle *b;
+    struct requests *r;
+    struct real real;
 
-    blas_single_thread();
-    printf("%zu x %zu item vectors; 4 interests, 200 each; microseconds per request\n", base.rows,
-           base.dim);
-    printf("     rows  engine            batch 1   batch %d   recall\n", BATCH);
-    for (size_t i = 0; i < ARRAY_LEN(sizes) && sizes[i] <= max; i++) {
-        double ratio = bench_rows(&base, sizes[i], dir);
-
-        printf("%9zu  exact costs %.2f of the best other\n", sizes[i], ratio);
-        if (before > 0 && before < 1 && ratio >= 1)
-            printf("border near %.0f rows\n",
-                   exp(log((double)sizes[i - 1]) + log((double)sizes[i] / (double)sizes[i - 1]) *
-                                                       (log(before) / (log(before) - log(ratio)))));
-        before = ratio;
+    if (argc != 5) {
+        fputs("usage: bench_index BUNDLE HISTORIES MAX_ROWS CACHE_DIR\n", stderr);
+        return 2;
     }
-    free((void *)(uintptr_t)base.data);
+    blas_single_thread();
+    b = bundle_open(argv[1], NULL, NULL, &err);
+    if (b == NULL)
+        die(err.text);
+    real = real_rows(b);
+    r = new_requests(b, argv[2]);
+    for (size_t i = 0; i < ARRAY_LEN(sizes) && sizes[i] <= strtoul(argv[3], NULL, 10); i++)
+        bench_rows(&real, r, sizes[i], argv[4]);
+    free_requests(r);
+    free(real.unit);
+    free(real.near);
+    bundle_release(b);
     return 0;
 }

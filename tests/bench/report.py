@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """Runs bench_model, has PyTorch and ONNX Runtime compute the same interests where an interpreter has
-them, and writes the figures into docs/performance.md: `report.py BENCH_MODEL [PAGE]`.
+them, and writes the figures into docs/performance.md.
 
 Interpreters are this one, `python3`, and those of BENCH_PYTHON (a list with colons), for instance
 one of a virtual environment with onnxruntime in it. What none of them has is left out, and said."""
@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import textwrap
+
+from page import machine, paragraph, table, write
 
 HERE = pathlib.Path(__file__).resolve().parent
-BEGIN, END = "<!-- interests: written by make bench -->", "<!-- interests: end -->"
+BIN = pathlib.Path(os.environ.get("BENCH_BIN", HERE.parents[1] / "build/release"))
 MODELS = {"thudm-mind": "MIND", "thudm-comirec-dr": "ComiRec-DR", "thudm-comirec-sa": "ComiRec-SA"}
 FRAMEWORKS = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
 BATCHES = [1, 8, 16]
@@ -62,26 +63,8 @@ def frameworks(folder):
     return measured, left_out
 
 
-def machine():
-    text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    brand = re.search(r"(AMD|Intel)\S* +(EPYC|Ryzen|Xeon|Core)", text)
-    name = f"{brand[1]} {brand[2]}" if brand else os.uname().machine
-    vectors = next((v for v in ("avx512f", "avx2") if re.search(rf"\b{v}\b", text)), None)
-    vectors = {"avx512f": " (AVX-512)", "avx2": " (AVX2)", None: ""}[vectors]
-    return f"{os.cpu_count()} cores of an {name}{vectors}"
-
-
 def cell(ns, ours):
     return f"{ns / 1000:.1f} µs ({ns / ours:.1f})"
-
-
-def table(head, rows):
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1)] + rows
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def paragraph(text):
-    return textwrap.fill(text, 120)
 
 
 def section(ours, others, left_out):
@@ -94,7 +77,7 @@ def section(ours, others, left_out):
                [cell(figures[dr, batch], ours[dr, batch]) for _, figures in others]
                for batch in BATCHES]
     parts = [
-        BEGIN, "## Interests",
+        "## Interests",
         paragraph("One user's interests: K = 4, S = 50, D = H = 64, a history of 50 items out of "
                   f"200,000, one thread on {machine()}. In brackets, how many times ours that is. "
                   "All give the same answers to the same users, one at a time, which is checked; "
@@ -110,28 +93,14 @@ def section(ours, others, left_out):
     ]
     if left_out:
         parts.append(paragraph("Left out: " + "; ".join(left_out) + "."))
-    return "\n\n".join(parts + [END]) + "\n"
-
-
-def write(page, text):
-    old = page.read_text(encoding="utf-8") if page.exists() else "# Performance\n"
-    if BEGIN in old:
-        before, rest = old.split(BEGIN, 1)
-        new = before + text + rest.split(END, 1)[1].lstrip("\n")
-    else:
-        new = old.rstrip("\n") + "\n\n" + text
-    page.write_text(new, encoding="utf-8")
+    return parts
 
 
 def main():
-    page = pathlib.Path(sys.argv[2] if len(sys.argv) > 2 else HERE.parent.parent /
-                        "docs/performance.md")
     with tempfile.TemporaryDirectory(prefix="recalld-bench-") as folder:
-        ours = run([sys.argv[1], folder])
+        ours = run([BIN / "bench/bench_model", folder])
         others, left_out = frameworks(pathlib.Path(folder))
-    text = section(ours, others, left_out)
-    write(page, text)
-    print(text)
+    write("interests", section(ours, others, left_out))
     for what in left_out:
         print(f"left out: {what}")
 
