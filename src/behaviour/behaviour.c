@@ -126,6 +126,8 @@ static void answered(const struct redis_command *cmd, const struct redis_result 
 
     metric_add(metrics.outcome[res->outcome], 1);
     if (res->outcome == REDIS_BLOCKED) { /* all questions of a job are, or none */
+        if (q->hung)
+            hung_release(&w->stage->hung, job->user_id, w);
         if (--job->awaiting == 0)
             wait_again(w->stage, job);
         return;

@@ -104,6 +104,17 @@ void hung_remove(struct hung *h, struct str user_id)
     pthread_mutex_unlock(&h->lock);
 }
 
+void hung_release(struct hung *h, struct str user_id, const void *by)
+{
+    struct hung_user *u;
+
+    pthread_mutex_lock(&h->lock);
+    u = find(h, hash_bytes(user_id.p, user_id.len));
+    if (u != NULL && u->by == by)
+        u->until_ns = 0;
+    pthread_mutex_unlock(&h->lock);
+}
+
 void hung_remove_all(struct hung *h)
 {
     pthread_mutex_lock(&h->lock);

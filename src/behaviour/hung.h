@@ -30,6 +30,8 @@ enum hung_verdict hung_check(struct hung *h, struct str user_id, uint64_t deadli
 /* `by` has waited for long, and goes on until `deadline_ns`. False when another does already. */
 bool hung_add(struct hung *h, struct str user_id, uint64_t deadline_ns, const void *by);
 void hung_remove(struct hung *h, struct str user_id); /* it was answered */
+/* `by` was to try and could not: the next one may. */
+void hung_release(struct hung *h, struct str user_id, const void *by);
 void hung_remove_all(struct hung *h);
 
 #endif

@@ -104,7 +104,7 @@ static int sniff(struct ckpt *c, struct err *err)
 
 /* ---- what loaders share -------------------------------------------------------- */
 
-static int check_name(const struct ckpt *c, struct str name, struct err *err)
+int ckpt_check_name(const struct ckpt *c, struct str name, struct err *err)
 {
     if (name.len == 0 || name.len > CKPT_MAX_NAME)
         return err_set(err, ERR_LIMIT, "%s: a tensor's name has %zu bytes, must be 1 to %d",
@@ -116,7 +116,7 @@ static int check_name(const struct ckpt *c, struct str name, struct err *err)
 
 struct tensor *ckpt_add(struct ckpt *c, struct str name, struct err *err)
 {
-    if (check_name(c, name, err) == -1)
+    if (ckpt_check_name(c, name, err) == -1)
         return NULL;
     if (c->n_tensors == CKPT_MAX_TENSORS) {
         err_set(err, ERR_LIMIT, "%s: more than %d tensors", c->name, CKPT_MAX_TENSORS);
@@ -172,6 +172,24 @@ uint8_t *ckpt_own(struct ckpt *c, size_t bytes, struct err *err)
     c->owned = o;
     c->owned_bytes += bytes;
     return o->bytes;
+}
+
+const char *ckpt_other(struct ckpt *c, struct str name)
+{
+    char *copy = arena_strndup(&c->text, name.p, name.len < 32 ? name.len : 32);
+
+    for (char *p = copy; *p != '\0'; p++)
+        if (*p < ' ' || *p > '~')
+            *p = '?';
+    return copy;
+}
+
+int str_order(struct str a, struct str b)
+{
+    size_t n = a.len < b.len ? a.len : b.len;
+    int order = n > 0 ? memcmp(a.p, b.p, n) : 0;
+
+    return order != 0 ? order : (a.len > b.len) - (a.len < b.len);
 }
 
 /* ---- opening ------------------------------------------------------------------- */

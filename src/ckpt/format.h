@@ -64,6 +64,8 @@ char *ckpt_locate(const char *path, struct err *err) WARN_UNUSED;
 
 /* ---- what loaders share (ckpt.c) ---- */
 
+/* Whether it can be a tensor's name: 1 to CKPT_MAX_NAME bytes of text. */
+int ckpt_check_name(const struct ckpt *c, struct str name, struct err *err) WARN_UNUSED;
 /* The next tensor, with a copy of its name, which is checked. NULL with *err set. Valid until the
  * next call. */
 struct tensor *ckpt_add(struct ckpt *c, struct str name, struct err *err) WARN_UNUSED;
@@ -73,5 +75,10 @@ int tensor_set(const struct ckpt *c, struct tensor *t, enum dtype dtype, const u
 /* Memory that lives as long as the ckpt; all of it together stays below twice the file's size and a
  * little, so a file cannot make us allocate what it does not hold. NULL with *err set. */
 uint8_t *ckpt_own(struct ckpt *c, size_t bytes, struct err *err) WARN_UNUSED;
+/* What a file calls a dtype that is not read, as text that can be shown: the `other` of a tensor.
+ */
+const char *ckpt_other(struct ckpt *c, struct str name);
+/* As strcmp. */
+int str_order(struct str a, struct str b);
 
 #endif

@@ -1,8 +1,9 @@
 /* paddle.c - reads what paddle.save writes: one pickle, a dict of names and NumPy arrays.
  *
  * An array is the record of a call of _reconstruct with the state (1, shape, dtype, Fortran order,
- * raw bytes). Pickles of protocol 2 hold the bytes as text, one character each; protocols 2 and 3
- * cut arrays of a GiB and more into pieces, listed under UnpackBigParamInfor@@. */
+ * raw bytes), or, within an object that holds a state_dict, of tuple with its name and that.
+ * Pickles of protocol 2 hold the bytes as text, one character each; protocols 2 and 3 cut arrays of
+ * a GiB and more into pieces, listed under UnpackBigParamInfor@@. */
 #include "format.h"
 #include "pickle.h"
 
@@ -21,7 +22,8 @@ struct load {
 
 static int refuse(struct load *l, const struct pickle *p, const char *name, const char *why)
 {
-    return err_set(l->err, ERR_FORMAT, "%s: offset %zu: %s: %s", l->c->name, p->at, name, why);
+    return err_set(l->err, ERR_FORMAT, "%s: offset %zu: %s%s%s", l->c->name, p->at, name,
+                   name[0] != '\0' ? ": " : "", why);
 }
 
 static bool is_call(const struct pickle *p, const char *module, const char *name)
@@ -35,9 +37,17 @@ static bool is_array(const struct pickle *p)
            is_call(p, "numpy._core.multiarray", "_reconstruct");
 }
 
-static const struct pickle *item(const struct pickle *p, size_t i)
+/* The array that a value of the dict stands for, or NULL. */
+static const struct pickle *array_of(const struct pickle *p)
 {
-    return p->list.items[i];
+    if ((is_call(p, "builtins", "tuple") || is_call(p, "__builtin__", "tuple")) &&
+        p->call.args->list.n == 1) {
+        p = pickle_item(p->call.args, 0);
+        if (p->kind != PICKLE_TUPLE || p->list.n != 2)
+            return NULL;
+        p = pickle_item(p, 1);
+    }
+    return is_array(p) ? p : NULL;
 }
 
 /* ---- dtypes --------------------------------------------------------------------- */
@@ -57,21 +67,20 @@ static int read_dtype(struct load *l, struct tensor *t, const struct pickle *arr
     const struct pickle *code, *state = p->kind == PICKLE_CALL ? p->call.state : NULL;
 
     if (!is_call(p, "numpy", "dtype") || p->call.args->list.n < 1 ||
-        item(p->call.args, 0)->kind != PICKLE_TEXT)
+        pickle_item(p->call.args, 0)->kind != PICKLE_TEXT)
         return refuse(l, array, t->name, "the array's dtype is none");
     if (state != NULL && state->kind == PICKLE_TUPLE && state->list.n > 1 &&
-        item(state, 1)->kind == PICKLE_TEXT && item(state, 1)->bytes.len == 1 &&
-        item(state, 1)->bytes.p[0] == '>')
+        pickle_item(state, 1)->kind == PICKLE_TEXT && pickle_item(state, 1)->bytes.len == 1 &&
+        pickle_item(state, 1)->bytes.p[0] == '>')
         return refuse(l, array, t->name, "big-endian numbers are not read");
-    code = item(p->call.args, 0);
+    code = pickle_item(p->call.args, 0);
     for (size_t i = 0; i < ARRAY_LEN(codes); i++)
         if (code->bytes.len == 2 && memcmp(code->bytes.p, codes[i].code, 2) == 0) {
             *dtype = codes[i].dtype;
             return 0;
         }
     *dtype = DTYPE_OTHER;
-    t->other =
-        arena_strndup(&l->c->text, code->bytes.p, code->bytes.len < 32 ? code->bytes.len : 32);
+    t->other = ckpt_other(l->c, code->bytes);
     return 0;
 }
 
@@ -91,7 +100,7 @@ static int decode_latin1(struct load *l, const struct pickle *p, const char *nam
     for (; s < end && n < len; n++) {
         if (*s >= 0x80 && (*s & 0xfc) != 0xc0)
             return refuse(l, p, name, "the bytes of an array hold a character above 255");
-        out[n] = *s < 0x80 ? *s : (uint8_t)(*s << 6 | (s[1] & 0x3f));
+        out[n] = (uint8_t)(*s < 0x80 ? *s : *s << 6 | (s[1] & 0x3f));
         s += *s < 0x80 ? 1 : 2;
     }
     if (s != end || n != len)
@@ -106,8 +115,9 @@ static int read_raw(struct load *l, const struct pickle *array, const struct pic
     const struct pickle *text;
 
     if (is_call(p, "_codecs", "encode")) {
-        text = p->call.args->list.n > 0 ? item(p->call.args, 0) : p;
-        if (text->kind != PICKLE_TEXT)
+        text = p->call.args->list.n > 0 ? pickle_item(p->call.args, 0) : p;
+        if (text->kind != PICKLE_TEXT || p->call.args->list.n != 2 ||
+            !pickle_is_text(pickle_item(p->call.args, 1), "latin1"))
             return refuse(l, array, name, "the bytes of an array are none");
         return decode_latin1(l, text, name, len, data);
     }
@@ -148,9 +158,9 @@ static int read_shape(struct load *l, const struct pickle *array, const struct p
     if (p->kind != PICKLE_TUPLE || p->list.n > CKPT_MAX_DIMS)
         return refuse(l, array, name, "the array's shape is no tuple of at most 8 sizes");
     for (size_t d = 0; d < p->list.n; d++) {
-        if (item(p, d)->kind != PICKLE_INT || item(p, d)->number < 0)
+        if (pickle_item(p, d)->kind != PICKLE_INT || pickle_item(p, d)->number < 0)
             return refuse(l, array, name, "the array's shape is no tuple of at most 8 sizes");
-        shape[d] = (uint64_t)item(p, d)->number;
+        shape[d] = (uint64_t)pickle_item(p, d)->number;
     }
     return 0;
 }
@@ -161,9 +171,10 @@ static int read_array_dtype(struct load *l, struct tensor *t, const struct pickl
 {
     const struct pickle *s = p->call.state;
 
-    if (s == NULL || s->kind != PICKLE_TUPLE || s->list.n != 5 || item(s, 3)->kind != PICKLE_BOOL)
+    if (s == NULL || s->kind != PICKLE_TUPLE || s->list.n != 5 ||
+        pickle_item(s, 3)->kind != PICKLE_BOOL)
         return refuse(l, p, t->name, "the array has no contents");
-    return read_dtype(l, t, p, item(s, 2), dtype);
+    return read_dtype(l, t, p, pickle_item(s, 2), dtype);
 }
 
 /* Fills in a tensor, whose name is there for messages. */
@@ -174,14 +185,14 @@ static int read_array(struct load *l, struct tensor *t, const struct pickle *p)
     enum dtype dtype = DTYPE_OTHER;
 
     if (read_array_dtype(l, t, p, &dtype) == -1 ||
-        read_shape(l, p, item(s, 1), t->name, shape) == -1 ||
-        tensor_set(l->c, t, dtype, shape, item(s, 1)->list.n, l->err) == -1)
+        read_shape(l, p, pickle_item(s, 1), t->name, shape) == -1 ||
+        tensor_set(l->c, t, dtype, shape, pickle_item(s, 1)->list.n, l->err) == -1)
         return -1;
     if (dtype == DTYPE_OTHER)
         return 0;
-    if (read_raw(l, p, item(s, 4), t->name, t->bytes, &t->data) == -1)
+    if (read_raw(l, p, pickle_item(s, 4), t->name, t->bytes, &t->data) == -1)
         return -1;
-    return item(s, 3)->boolean ? reorder(l, t) : 0;
+    return pickle_item(s, 3)->boolean ? reorder(l, t) : 0;
 }
 
 /* ---- the values of the dict by their keys -------------------------------------------- */
@@ -195,23 +206,27 @@ struct entry {
 static int by_key(const void *a, const void *b)
 {
     const struct entry *x = a, *y = b;
-    size_t n = x->key.len < y->key.len ? x->key.len : y->key.len;
-    int order = memcmp(x->key.p, y->key.p, n);
 
-    if (order != 0)
-        return order;
-    return x->key.len < y->key.len ? -1 : x->key.len > y->key.len;
+    return str_order(x->key, y->key);
 }
 
 /* All arrays of the dict, sorted. Values that are none, such as the name table or an optimizer's
  * settings, are passed over. */
-static void collect(struct load *l, const struct pickle *dict)
+static int collect(struct load *l, const struct pickle *dict)
 {
     l->entries = xcalloc(dict->list.n / 2 + 1, sizeof *l->entries);
-    for (size_t i = 0; i + 1 < dict->list.n; i += 2)
-        if (item(dict, i)->kind == PICKLE_TEXT && is_array(item(dict, i + 1)))
-            l->entries[l->n++] = (struct entry){item(dict, i)->bytes, item(dict, i + 1), false};
+    for (size_t i = 0; i + 1 < dict->list.n; i += 2) {
+        const struct pickle *key = pickle_item(dict, i),
+                            *value = array_of(pickle_item(dict, i + 1));
+
+        if (key->kind != PICKLE_TEXT || value == NULL)
+            continue;
+        if (ckpt_check_name(l->c, key->bytes, l->err) == -1)
+            return -1;
+        l->entries[l->n++] = (struct entry){key->bytes, value, false};
+    }
     qsort(l->entries, l->n, sizeof *l->entries, by_key);
+    return 0;
 }
 
 static struct entry *find(struct load *l, const struct pickle *key)
@@ -231,7 +246,7 @@ static int join_pieces(struct load *l, const struct pickle *pieces, struct tenso
     size_t left = t->bytes;
 
     for (size_t i = 0; i < pieces->list.n; i++) {
-        struct entry *e = find(l, item(pieces, i));
+        struct entry *e = find(l, pickle_item(pieces, i));
         struct tensor piece = {.name = t->name};
 
         if (e == NULL)
@@ -263,7 +278,7 @@ static int join(struct load *l, struct str name, const struct pickle *p)
         return -1;
     if (shape == NULL || pieces == NULL || pieces->kind != PICKLE_LIST || pieces->list.n == 0)
         return refuse(l, p, t->name, "its entry in " PIECES " has no OriginShape or no slices");
-    e = find(l, item(pieces, 0));
+    e = find(l, pickle_item(pieces, 0));
     if (e == NULL)
         return refuse(l, pieces, t->name, "a piece is missing");
     if (read_array_dtype(l, t, e->value, &dtype) == -1 ||
@@ -286,11 +301,11 @@ static int join_all(struct load *l, const struct pickle *table)
     if (table->kind != PICKLE_DICT)
         return refuse(l, table, PIECES, "is no dict");
     for (size_t i = 0; i + 1 < table->list.n; i += 2) {
-        const struct pickle *key = item(table, i);
+        const struct pickle *key = pickle_item(table, i);
 
         if (key->kind != PICKLE_TEXT)
             return refuse(l, key, PIECES, "a name is no text");
-        if (join(l, key->bytes, item(table, i + 1)) == -1)
+        if (join(l, key->bytes, pickle_item(table, i + 1)) == -1)
             return -1;
     }
     return 0;
@@ -298,16 +313,17 @@ static int join_all(struct load *l, const struct pickle *table)
 
 /* ---- the file ------------------------------------------------------------------- */
 
-static int read_dict(struct load *l, const struct pickle *dict)
+static int read_object(struct load *l, const struct pickle *object)
 {
-    if (dict->kind != PICKLE_DICT)
-        return err_set(l->err, ERR_FORMAT, "%s: holds no dict of tensors", l->c->name);
-    collect(l, dict);
-    if (join_all(l, pickle_get(dict, PIECES)) == -1)
+    const struct pickle *dict = pickle_state_dict(object, array_of);
+
+    if (dict == NULL)
+        return refuse(l, object, "", "holds no state_dict: no dict of names and arrays");
+    if (collect(l, dict) == -1 || join_all(l, pickle_get(dict, PIECES)) == -1)
         return -1;
     for (size_t i = 0; i + 1 < dict->list.n; i += 2) {
-        const struct pickle *value = item(dict, i + 1);
-        const struct entry *e = is_array(value) ? find(l, item(dict, i)) : NULL;
+        const struct pickle *value = array_of(pickle_item(dict, i + 1));
+        const struct entry *e = value == NULL ? NULL : find(l, pickle_item(dict, i));
         struct tensor *t;
 
         if (e == NULL || e->is_piece)
@@ -316,8 +332,6 @@ static int read_dict(struct load *l, const struct pickle *dict)
         if (t == NULL || read_array(l, t, value) == -1)
             return -1;
     }
-    if (l->c->n_tensors == 0)
-        return err_set(l->err, ERR_FORMAT, "%s: holds no tensors", l->c->name);
     return 0;
 }
 
@@ -333,7 +347,7 @@ int paddle_load(struct ckpt *c, struct err *err)
     if (p != NULL && reader_left(&r) > 0)
         err_set(err, ERR_FORMAT, "%s: %zu bytes follow the pickle", c->name, reader_left(&r));
     else if (p != NULL)
-        result = read_dict(&l, p);
+        result = read_object(&l, p);
     arena_clear(&l.arena);
     free(l.entries);
     return result;

@@ -8,6 +8,7 @@
 #define STACK_MAX 100000 /* writers add to a container after every thousand */
 #define MEMO_MAX 1000000
 #define RECORDS_MAX 4000000 /* a tensor of torch takes about 25 */
+#define PUSHES_MAX 8000000  /* what is in a list takes no record each time */
 #define RECORDS_FREE 1000   /* beyond these, a record for every two bytes: writers need three */
 #define BLOCK 256           /* records that are allocated at once */
 
@@ -69,6 +70,8 @@ static const struct {
     {"_codecs", "encode"},
     {"__builtin__", "bytes"},
     {"builtins", "bytes"},
+    {"__builtin__", "tuple"},
+    {"builtins", "tuple"},
     {"collections", "OrderedDict"},
     {"collections", "defaultdict"},
     {"collections", "Counter"},
@@ -90,7 +93,7 @@ struct machine {
     size_t at; /* of the current opcode */
     struct pickle_list stack, memo, *persistent;
     size_t marks[DEPTH_MAX], n_marks;
-    size_t n_records, max_records;
+    size_t n_records, max_records, n_pushes;
     struct pickle *block; /* the next of the records that are allocated */
     size_t block_left;
 };
@@ -136,6 +139,8 @@ static int push(struct machine *m, struct pickle *p)
 {
     if (m->stack.n == STACK_MAX)
         return refuse(m, "more than %d values on the stack", STACK_MAX);
+    if (m->n_pushes++ == PUSHES_MAX)
+        return refuse(m, "more than %d values", PUSHES_MAX);
     list_add(m, &m->stack, p);
     return 0;
 }
@@ -724,6 +729,11 @@ struct pickle *pickle_read(struct reader *r, struct arena *a, struct pickle_list
     return m.stack.items[0];
 }
 
+bool pickle_is_text(const struct pickle *p, const char *text)
+{
+    return p->kind == PICKLE_TEXT && equals(p->bytes, text);
+}
+
 bool pickle_is_symbol(const struct pickle *p, const char *module, const char *name)
 {
     return p->kind == PICKLE_SYMBOL && strcmp(p->symbol.module, module) == 0 &&
@@ -735,7 +745,35 @@ const struct pickle *pickle_get(const struct pickle *dict, const char *key)
     if (dict->kind != PICKLE_DICT)
         return NULL;
     for (size_t i = 0; i + 1 < dict->list.n; i += 2)
-        if (dict->list.items[i]->kind == PICKLE_TEXT && equals(dict->list.items[i]->bytes, key))
-            return dict->list.items[i + 1];
+        if (pickle_is_text(pickle_item(dict, i), key))
+            return pickle_item(dict, i + 1);
+    return NULL;
+}
+
+static bool has_tensors(const struct pickle *dict,
+                        const struct pickle *(*tensor_of)(const struct pickle *))
+{
+    for (size_t i = 0; dict->kind == PICKLE_DICT && i + 1 < dict->list.n; i += 2)
+        if (pickle_item(dict, i)->kind == PICKLE_TEXT &&
+            tensor_of(pickle_item(dict, i + 1)) != NULL)
+            return true;
+    return false;
+}
+
+const struct pickle *pickle_state_dict(const struct pickle *p,
+                                       const struct pickle *(*tensor_of)(const struct pickle *))
+{
+    static const char *const keys[] = {"state_dict", "model_state_dict", "model_state",
+                                       "model",      "module",           "net",
+                                       "network",    "weights"};
+
+    if (has_tensors(p, tensor_of))
+        return p;
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+        const struct pickle *inner = pickle_get(p, keys[i]);
+
+        if (inner != NULL && has_tensors(inner, tensor_of))
+            return inner;
+    }
     return NULL;
 }

@@ -3,7 +3,7 @@
  * Private to ckpt/. A GLOBAL is a pair of names and is never looked up; a REDUCE is a record of a
  * symbol and its arguments and is never called. Only protocols 2, 3 and 4, only the opcodes that
  * checkpoint writers use, only the symbols of a list. Strings are views. Limits bound marks, stack,
- * memo and records: a file costs at most about 40 bytes per byte, and 200 MB, however it is made.
+ * memo and records: a file costs at most about 40 bytes per byte, and 400 MB, however it is made.
  */
 #ifndef CKPT_PICKLE_H
 #define CKPT_PICKLE_H
@@ -61,7 +61,18 @@ struct pickle_list {
 struct pickle *pickle_read(struct reader *r, struct arena *a, struct pickle_list *persistent,
                            struct err *err) WARN_UNUSED;
 
+/* Of a tuple, list or dict. */
+static inline const struct pickle *pickle_item(const struct pickle *p, size_t i)
+{
+    return p->list.items[i];
+}
+
+bool pickle_is_text(const struct pickle *p, const char *text);
 bool pickle_is_symbol(const struct pickle *p, const char *module, const char *name);
+/* The dict whose values are tensors, as `tensor_of` tells them (NULL: none): p itself, or the one
+ * it holds under a usual name. NULL when there is none. */
+const struct pickle *pickle_state_dict(const struct pickle *p,
+                                       const struct pickle *(*tensor_of)(const struct pickle *));
 /* The value of a text key; NULL when there is none or p is no dict. */
 const struct pickle *pickle_get(const struct pickle *dict, const char *key);
 

@@ -213,8 +213,8 @@ static int map_files(struct load *l)
 
     if (c->file.len == 0)
         return err_set(l->err, ERR_FORMAT,
-                       "%s: TensorFlow's tensors are in other files; convert it first (recallctl "
-                       "ckpt convert)",
+                       "%s: TensorFlow's tensors are in other files: recallctl bundle build makes "
+                       "one file of them",
                        c->name);
     if (stem > strlen(SUFFIX) && strcmp(c->name + stem - strlen(SUFFIX), SUFFIX) == 0)
         stem -= strlen(SUFFIX);
@@ -249,43 +249,32 @@ static enum dtype dtype_of(uint64_t type)
 }
 
 /* Where an entry's bytes begin, after checking that they are in the file. */
-static const uint8_t *locate(struct load *l, const struct entry *e)
+static int locate(struct load *l, const struct entry *e, const uint8_t **data)
 {
     const struct mapped *file;
 
-    if (e->file >= l->n_files) {
-        refuse(l, e->key, "is in a file that does not exist");
-        return NULL;
-    }
+    if (e->file >= l->n_files)
+        return refuse(l, e->key, "is in a file that does not exist");
     file = &l->c->parts[e->file];
-    if (e->offset > file->len || e->size > file->len - e->offset) {
-        refuse(l, e->key, "reaches beyond its data file: it was cut short");
-        return NULL;
-    }
+    if (e->offset > file->len || e->size > file->len - e->offset)
+        return refuse(l, e->key, "reaches beyond its data file: it was cut short");
     l->used += e->size; /* else a small table could make us read a large file again and again */
-    if (l->used > l->c->parts_len) {
-        refuse(l, e->key, "its bytes are those of another variable too");
-        return NULL;
-    }
-    return file->bytes + e->offset;
+    if (l->used > l->c->parts_len)
+        return refuse(l, e->key, "its bytes are those of another variable too");
+    *data = file->len > 0 ? file->bytes + e->offset : NULL; /* an empty file has no address */
+    return 0;
 }
 
 /* The bytes of an entry, after checking that they are as many as they must be, and undamaged. */
-static const uint8_t *data_of(struct load *l, const struct entry *e, size_t bytes)
+static int data_of(struct load *l, const struct entry *e, size_t bytes, const uint8_t **data)
 {
-    const uint8_t *data = locate(l, e);
-
-    if (data == NULL)
-        return NULL;
-    if (e->size != bytes) {
-        refuse(l, e->key, "shape and dtype do not fit the number of bytes");
-        return NULL;
-    }
-    if (crc32c_mask(crc32c(0, data, bytes)) != e->crc) {
-        refuse(l, e->key, "its checksum is wrong: the data file is damaged");
-        return NULL;
-    }
-    return data;
+    if (locate(l, e, data) == -1)
+        return -1;
+    if (e->size != bytes)
+        return refuse(l, e->key, "shape and dtype do not fit the number of bytes");
+    if (crc32c_mask(crc32c(0, *data, bytes)) != e->crc)
+        return refuse(l, e->key, "its checksum is wrong: the data file is damaged");
+    return 0;
 }
 
 /* ---- slices --------------------------------------------------------------------- */
@@ -382,12 +371,11 @@ static const struct entry *find_entry(const struct load *l, struct str key)
 
     while (low < high) {
         size_t mid = low + (high - low) / 2;
-        struct str at = l->entries[mid].key;
-        int order = memcmp(at.p, key.p, at.len < key.len ? at.len : key.len);
+        int order = str_order(l->entries[mid].key, key);
 
-        if (order == 0 && at.len == key.len)
+        if (order == 0)
             return &l->entries[mid];
-        if (order < 0 || (order == 0 && at.len < key.len))
+        if (order < 0)
             low = mid + 1;
         else
             high = mid;
@@ -466,8 +454,7 @@ static int copy_slice(struct load *l, const struct entry *whole, struct tensor *
     for (size_t i = 0; i < m->n; i++)
         if (overlap(s, &m->slices[i]))
             return refuse(l, whole->key, "two of its slices overlap");
-    from = data_of(l, e, count * dtype_size(t->dtype));
-    if (from == NULL)
+    if (data_of(l, e, count * dtype_size(t->dtype), &from) == -1)
         return -1;
     place(to, t, s, from);
     m->n++;
@@ -523,6 +510,7 @@ static struct str plain_name(struct str key)
 
 static int add_tensor(struct load *l, const struct entry *e)
 {
+    const uint8_t *unused;
     struct tensor *t;
     char other[32];
 
@@ -534,12 +522,11 @@ static int add_tensor(struct load *l, const struct entry *e)
     if (t->dtype == DTYPE_OTHER) {
         snprintf(other, sizeof other, "TensorFlow type %llu", (unsigned long long)e->dtype);
         t->other = arena_strndup(&l->c->text, other, strlen(other));
-        return locate(l, e) == NULL ? -1 : 0;
+        return locate(l, e, &unused);
     }
     if (e->slices.p != NULL)
         return merge_slices(l, e, t);
-    t->data = data_of(l, e, t->bytes);
-    return t->data == NULL ? -1 : 0;
+    return data_of(l, e, t->bytes, &t->data);
 }
 
 int tensorflow_load(struct ckpt *c, struct err *err)

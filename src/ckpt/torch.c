@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define PREFIXES_MAX 8
+#define KEY_MAX 64 /* bytes; torch numbers its storages */
 
 struct storage {
     struct str key;
@@ -38,11 +39,6 @@ static int refuse(struct load *l, size_t at, const char *name, const char *why)
 {
     return err_set(l->err, ERR_FORMAT, "%s: offset %zu: %s%s%s", l->c->name, at, name,
                    name[0] != '\0' ? ": " : "", why);
-}
-
-static const struct pickle *item(const struct pickle *p, size_t i)
-{
-    return p->list.items[i];
 }
 
 static bool is_call(const struct pickle *p, const char *name)
@@ -77,12 +73,8 @@ static const struct {
 static int by_key(const void *a, const void *b)
 {
     const struct storage *x = a, *y = b;
-    size_t n = x->key.len < y->key.len ? x->key.len : y->key.len;
-    int order = memcmp(x->key.p, y->key.p, n);
 
-    if (order != 0)
-        return order;
-    return x->key.len < y->key.len ? -1 : x->key.len > y->key.len;
+    return str_order(x->key, y->key);
 }
 
 /* ('storage', type, key, place, count[, view]). A view into another storage is of legacy files and
@@ -91,25 +83,23 @@ static int read_storage(struct load *l, const struct pickle *p, const char *name
 {
     const struct pickle *id = p->id;
 
-    if (id->kind != PICKLE_TUPLE || id->list.n < 5 || item(id, 1)->kind != PICKLE_SYMBOL ||
-        item(id, 2)->kind != PICKLE_TEXT || item(id, 4)->kind != PICKLE_INT ||
-        item(id, 4)->number < 0)
+    if (id->kind != PICKLE_TUPLE || id->list.n < 5 || pickle_item(id, 1)->kind != PICKLE_SYMBOL ||
+        pickle_item(id, 2)->kind != PICKLE_TEXT || pickle_item(id, 2)->bytes.len > KEY_MAX ||
+        pickle_item(id, 4)->kind != PICKLE_INT || pickle_item(id, 4)->number < 0)
         return refuse(l, p->at, name, "its storage is not described as expected");
-    if (id->list.n > 5 && item(id, 5)->kind != PICKLE_NONE)
+    if (id->list.n > 5 && pickle_item(id, 5)->kind != PICKLE_NONE)
         return refuse(l, p->at, name, "its storage is a view into another, which is not read");
-    *s = (struct storage){.key = item(id, 2)->bytes,
+    *s = (struct storage){.key = pickle_item(id, 2)->bytes,
                           .dtype = DTYPE_OTHER,
-                          .count = (uint64_t)item(id, 4)->number,
+                          .count = (uint64_t)pickle_item(id, 4)->number,
                           .at = p->at};
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
-        if (pickle_is_symbol(item(id, 1), "torch", kinds[i].name)) {
+        if (pickle_is_symbol(pickle_item(id, 1), "torch", kinds[i].name)) {
             s->dtype = kinds[i].dtype;
             s->size = kinds[i].size;
         }
     if (s->dtype == DTYPE_OTHER)
-        s->other =
-            arena_strndup(&l->c->text, item(id, 1)->symbol.name.p,
-                          item(id, 1)->symbol.name.len < 32 ? item(id, 1)->symbol.name.len : 32);
+        s->other = ckpt_other(l->c, pickle_item(id, 1)->symbol.name);
     return 0;
 }
 
@@ -158,9 +148,9 @@ static int read_numbers(struct load *l, size_t at, const struct pickle *p, const
     if (p->kind != PICKLE_TUPLE || p->list.n > CKPT_MAX_DIMS)
         return refuse(l, at, name, "size or stride is no tuple of at most 8 numbers");
     for (size_t d = 0; d < p->list.n; d++) {
-        if (item(p, d)->kind != PICKLE_INT || item(p, d)->number < 0)
+        if (pickle_item(p, d)->kind != PICKLE_INT || pickle_item(p, d)->number < 0)
             return refuse(l, at, name, "size or stride is no tuple of at most 8 numbers");
-        out[d] = (uint64_t)item(p, d)->number;
+        out[d] = (uint64_t)pickle_item(p, d)->number;
     }
     return 0;
 }
@@ -219,17 +209,17 @@ static int read_tensor(struct load *l, struct str name, const struct pickle *p)
 
     if (t == NULL)
         return -1;
-    if (args->list.n < 4 || item(args, 0)->kind != PICKLE_PERSISTENT ||
-        item(args, 1)->kind != PICKLE_INT || item(args, 1)->number < 0)
+    if (args->list.n < 4 || pickle_item(args, 0)->kind != PICKLE_PERSISTENT ||
+        pickle_item(args, 1)->kind != PICKLE_INT || pickle_item(args, 1)->number < 0)
         return refuse(l, p->at, t->name, "the tensor is not described as expected");
-    offset = (uint64_t)item(args, 1)->number;
-    if (read_storage(l, item(args, 0), t->name, &s) == -1 ||
-        read_numbers(l, p->at, item(args, 2), t->name, shape) == -1 ||
-        read_numbers(l, p->at, item(args, 3), t->name, strides) == -1)
+    offset = (uint64_t)pickle_item(args, 1)->number;
+    if (read_storage(l, pickle_item(args, 0), t->name, &s) == -1 ||
+        read_numbers(l, p->at, pickle_item(args, 2), t->name, shape) == -1 ||
+        read_numbers(l, p->at, pickle_item(args, 3), t->name, strides) == -1)
         return -1;
-    if (item(args, 2)->list.n != item(args, 3)->list.n)
+    if (pickle_item(args, 2)->list.n != pickle_item(args, 3)->list.n)
         return refuse(l, p->at, t->name, "size and stride differ in length");
-    if (tensor_set(l->c, t, s.dtype, shape, item(args, 2)->list.n, l->err) == -1)
+    if (tensor_set(l->c, t, s.dtype, shape, pickle_item(args, 2)->list.n, l->err) == -1)
         return -1;
     t->other = s.other;
     if (s.dtype == DTYPE_OTHER)
@@ -248,35 +238,8 @@ static int read_tensor(struct load *l, struct str name, const struct pickle *p)
 static const struct pickle *tensor_of(const struct pickle *p)
 {
     if (is_call(p, "_rebuild_parameter") && p->call.args->list.n > 0)
-        p = item(p->call.args, 0);
+        p = pickle_item(p->call.args, 0);
     return is_call(p, "_rebuild_tensor_v2") ? p : NULL;
-}
-
-static size_t count_tensors(const struct pickle *dict)
-{
-    size_t n = 0;
-
-    for (size_t i = 0; dict->kind == PICKLE_DICT && i + 1 < dict->list.n; i += 2)
-        n += item(dict, i)->kind == PICKLE_TEXT && tensor_of(item(dict, i + 1)) != NULL;
-    return n;
-}
-
-/* The dict itself, or the one that it holds under a usual name. */
-static const struct pickle *find_state_dict(const struct pickle *p)
-{
-    static const char *const keys[] = {"state_dict", "model_state_dict", "model_state",
-                                       "model",      "module",           "net",
-                                       "network",    "weights"};
-
-    if (count_tensors(p) > 0)
-        return p;
-    for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
-        const struct pickle *inner = pickle_get(p, keys[i]);
-
-        if (inner != NULL && count_tensors(inner) > 0)
-            return inner;
-    }
-    return NULL;
 }
 
 /* What wrappers put before every name, each wrapper once. */
@@ -290,9 +253,9 @@ static size_t prefix_len(const struct pickle *dict)
         bool all = true;
 
         for (size_t i = 0; all && i + 1 < dict->list.n; i += 2) {
-            const struct pickle *key = item(dict, i);
+            const struct pickle *key = pickle_item(dict, i);
 
-            if (key->kind == PICKLE_TEXT && tensor_of(item(dict, i + 1)) != NULL)
+            if (key->kind == PICKLE_TEXT && tensor_of(pickle_item(dict, i + 1)) != NULL)
                 all = key->bytes.len > len + more &&
                       memcmp(key->bytes.p + len, prefixes[k], more) == 0;
         }
@@ -304,14 +267,15 @@ static size_t prefix_len(const struct pickle *dict)
 
 static int read_object(struct load *l, const struct pickle *p)
 {
-    const struct pickle *dict = find_state_dict(p);
+    const struct pickle *dict = pickle_state_dict(p, tensor_of);
     size_t prefix;
 
     if (dict == NULL)
         return refuse(l, p->at, "", "holds no state_dict: no dict of names and tensors");
     prefix = prefix_len(dict);
     for (size_t i = 0; i + 1 < dict->list.n; i += 2) {
-        const struct pickle *key = item(dict, i), *tensor = tensor_of(item(dict, i + 1));
+        const struct pickle *key = pickle_item(dict, i),
+                            *tensor = tensor_of(pickle_item(dict, i + 1));
         struct str name = key->bytes;
 
         if (key->kind != PICKLE_TEXT || tensor == NULL)
@@ -443,11 +407,11 @@ static int collect(struct load *l, const struct pickle_list *named)
 static int read_storages(struct load *l, const struct pickle *keys, struct reader *r)
 {
     for (size_t i = 0; i < keys->list.n; i++) {
-        struct storage key = {.key = item(keys, i)->bytes}, *s;
+        struct storage key = {.key = pickle_item(keys, i)->bytes}, *s;
         size_t at = (size_t)(r->p - r->start), bytes;
         uint64_t count;
 
-        if (item(keys, i)->kind != PICKLE_TEXT)
+        if (pickle_item(keys, i)->kind != PICKLE_TEXT)
             return refuse(l, keys->at, "", "a storage's key is no text");
         s = l->n_storages == 0 ? NULL
                                : bsearch(&key, l->storages, l->n_storages, sizeof key, by_key);

@@ -1,5 +1,6 @@
 /* zip.c - the directory of a zip file (PKWARE's APPNOTE 6.3, sections 4.3 and 4.5.3). */
 #include "zip.h"
+#include "format.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -173,12 +174,8 @@ static int read_entry(const struct scan *s, size_t *at, size_t end, struct zip_e
 static int by_name(const void *a, const void *b)
 {
     const struct zip_entry *x = a, *y = b;
-    size_t n = x->name.len < y->name.len ? x->name.len : y->name.len;
-    int order = memcmp(x->name.p, y->name.p, n);
 
-    if (order != 0)
-        return order;
-    return x->name.len < y->name.len ? -1 : x->name.len > y->name.len;
+    return str_order(x->name, y->name);
 }
 
 static int read_entries(struct zip *z, const struct scan *s, const struct directory *d)

@@ -170,10 +170,10 @@ void route_find(struct request *r, const struct head *h, const char *method, con
     const struct route *found = routes;
     struct str param = {NULL, 0};
 
-    while (found < nowhere && !path_matches(found->path, path, &param))
+    while (found < malformed && !path_matches(found->path, path, &param))
         found++;
-    r->route = found;
-    if (found == nowhere)
+    r->route = found < malformed ? found : nowhere;
+    if (r->route == nowhere)
         return;
     found = with_method(found, method);
     if (found == NULL) {

@@ -21,7 +21,8 @@
 #define PREFETCH_AHEAD 8
 #define GATHER_SHARE 8
 #define SAMPLE 16
-#define SIZE_MAX_SCREENED ((double)FLT_MAX / 64)
+/* What is multiplied on the way to a score stays below 63 sqrt(dim) times |q| |x|. */
+#define SIZE_MAX_SCREENED ((double)FLT_MAX / 8192)
 
 struct exact {
     unsigned char *tiles; /* (n_tiles, tile_bytes) */
@@ -101,6 +102,7 @@ struct lane {
     size_t k;              /* rows wanted; 0 = none */
     float guess;           /* of the k-th best score; -INFINITY = none */
     bool done;
+    size_t n_aside; /* what the first of two passes found */
 };
 
 struct batch {
@@ -282,7 +284,7 @@ static bool all_late(const struct batch *b)
     for (size_t i = 0; i < b->n_lanes; i++) {
         struct index_query *q = b->lanes[i].q;
 
-        if (q == NULL || q->late)
+        if (q == NULL || q->late || b->lanes[i].done)
             continue;
         if (q->deadline_ns != 0 && now == 0)
             now = clock_ns();
@@ -383,6 +385,19 @@ static bool settle(const struct batch *b, size_t lane)
     return l->done;
 }
 
+/* Searches again, without a guess, but from a floor that k rows are known to reach. What was found
+ * is set aside, in the room behind the top's. */
+static void start_again(const struct batch *b, size_t lane)
+{
+    struct lane *l = &b->lanes[lane];
+    struct top *t = &b->tops[lane];
+
+    l->n_aside = t->n;
+    memcpy(t->keys + top_room(l->k), t->keys, t->n * sizeof *t->keys);
+    l->guess = -INFINITY;
+    start_top(b, lane, l->k, t->n == l->k ? key_score(top_least(t)) : -INFINITY);
+}
+
 static void search_lanes(const struct batch *b)
 {
     bool again = false;
@@ -391,16 +406,18 @@ static void search_lanes(const struct batch *b)
     screen_all(b);
     for (size_t lane = 0; lane < b->n_lanes; lane++)
         if (!settle(b, lane)) {
-            b->lanes[lane].guess = -INFINITY;
-            start_top(b, lane, b->lanes[lane].k, -INFINITY);
+            start_again(b, lane);
             again = true;
         }
     if (!again)
         return;
     screen_all(b);
     for (size_t lane = 0; lane < b->n_lanes; lane++)
-        if (!b->lanes[lane].done)
+        if (!b->lanes[lane].done) {
             settle(b, lane);
+            top_join(&b->tops[lane], b->tops[lane].keys + top_room(b->lanes[lane].k),
+                     b->lanes[lane].n_aside);
+        }
 }
 
 /* ---- a batch's queries ---------------------------------------------------------- */
@@ -418,7 +435,7 @@ static void add_lane(struct batch *b, struct index_query *q, const float *intere
 
     g->words = b->words + lane / TILE_INTERESTS * screen_words(dim);
     screen_pack(g, within, k > 0 ? interest : NULL, dim);
-    b->lanes[lane] = (struct lane){interest, q, k, -INFINITY, false};
+    b->lanes[lane] = (struct lane){interest, q, k, -INFINITY, false, 0};
     b->tops[lane].keys = keys;
 }
 
@@ -431,7 +448,7 @@ static void search_tiles(struct batch *b, struct index_query *q, size_t n)
     for (size_t i = 0; i < n; i++) {
         int interests = can_screen(b->ix, &q[i]) ? q[i].n_interests : 0;
 
-        for (int j = 0; j < interests; j++, keys += top_room(q[i].k))
+        for (int j = 0; j < interests; j++, keys += top_room(q[i].k) + q[i].k)
             add_lane(b, &q[i], q[i].interests + (size_t)j * b->ix->v.dim, keys);
     }
     while (b->n_lanes % TILE_INTERESTS != 0)
@@ -468,7 +485,7 @@ static void exact_search(const struct index *ix, struct index_scratch *s, struct
 
     for (size_t i = 0; i < n; i++) {
         interests += (size_t)q[i].n_interests;
-        keys += (size_t)q[i].n_interests * top_room(q[i].k);
+        keys += (size_t)q[i].n_interests * (top_room(q[i].k) + q[i].k);
     }
     b.lanes = scratch_room(s, ROOM_LANES, interests, sizeof *b.lanes);
     b.tops = scratch_room(s, ROOM_TOPS, interests, sizeof *b.tops);

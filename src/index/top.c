@@ -133,6 +133,19 @@ void top_cut(struct top *t)
     t->floor = fmaxf(t->floor, key_score(smallest(t->keys, t->k)));
 }
 
+void top_join(struct top *t, const uint64_t *keys, size_t n)
+{
+    size_t kept = 0;
+
+    memmove(t->keys + t->n, keys, n * sizeof *keys);
+    sort(t->keys, t->n + n);
+    for (size_t i = 0; i < t->n + n; i++)
+        if (kept == 0 || t->keys[i] != t->keys[kept - 1])
+            t->keys[kept++] = t->keys[i];
+    t->n = kept;
+    top_cut(t);
+}
+
 size_t top_finish(struct top *t, struct hit *hits)
 {
     top_cut(t);

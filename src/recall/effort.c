@@ -1,16 +1,16 @@
 /* effort.c - the effort controller.
  *
- * Up at once. A queue that stands is one whose newest call has waited too long at every moment of a
- * short window; bursts that drain by themselves never do that. So does a kernel that withholds
- * processor time. Either raises the level by one, a window at a time.
+ * Less at once. When at every moment of a short window even the newest call that was taken had
+ * waited long, there is a queue that does not go away, unlike one that a burst leaves behind. That,
+ * or a kernel that withholds processor time, raises the level by one, window after window.
  *
- * Down slowly. At the end of every quiet period the share of time in which workers were busy,
- * times what a call of the better level costs more, says how busy they would be there. The level
- * falls by one when that leaves room. A call's cost is learned for each level.
+ * More slowly. At the end of every quiet period the share of time in which workers were busy, times
+ * what a call of the level below costs more, says how busy they would be there. If that leaves
+ * room, the level falls by one. What a call costs is learned for each level.
  *
  * No to and fro. A restore that has to be taken back although no more requests come was wrong, for
- * a reason the model does not see (a quota, say): for a while, longer each time, nothing is
- * restored unless the load falls well below what it was then. */
+ * a reason the forecast does not see (a quota, say): for a while, four times longer each time,
+ * nothing is restored unless the load falls well below what it was then. */
 #include "effort.h"
 
 #include <math.h>
@@ -25,7 +25,7 @@
 #define CERTAINTY 2          /* standard deviations that a period's figures may be off */
 #define STEP_COST_MAX 2      /* a better level costs at most so many times as much */
 #define COST_WEIGHT 8        /* a batch moves the average by an eighth of the difference */
-#define COST_CALLS 512
+#define COST_CALLS 512       /* that an average is made of, at most */
 #define COST_JUMP 4          /* more than so many times the average is a worker that was held up */
 #define SAME_LOAD 1.5        /* times the requests of before is not yet another load */
 #define SOON_NS 20000000000u /* a restore that lasts so long was right */
@@ -60,7 +60,7 @@ struct effort {
     size_t calls;
 
     /* the last restore */
-    uint64_t restored; /* 0 = none, or it has been judged */
+    uint64_t restored; /* when; 0 = none, or it has been judged */
     double rate;       /* calls per ns then */
     double forecast;   /* how busy it would be */
     double ceiling;    /* until then, the forecast must stay below this */

@@ -24,6 +24,7 @@
  * its first call waits for its last. The rest is for the batch before and for surprises. */
 #define WAIT_SHARE 2
 #define BATCH_SHARE 8
+#define REDIS_WEIGHT 16 /* a call moves the average wait for Redis by a sixteenth */
 
 struct recall {
     struct registry *registry;
@@ -34,8 +35,10 @@ struct recall {
     struct effort *effort;
     _Atomic uint64_t deadline_ns; /* of a request that does not say */
     size_t queue_max;
-    atomic_size_t waiting;   /* admitted, not yet taken by a worker */
-    atomic_size_t in_flight; /* admitted, not yet answered */
+    atomic_size_t waiting;     /* admitted, not yet taken by a worker */
+    atomic_size_t queued;      /* those of them whose behaviour is here: they wait for a worker */
+    atomic_size_t in_flight;   /* admitted, not yet answered */
+    _Atomic uint64_t redis_ns; /* how long those that ask Redis wait for it, of late */
     atomic_bool draining;
     int batch, n_workers;
     pthread_t *threads;
@@ -121,17 +124,33 @@ static void call_finish(struct recall_call *c)
  * left. */
 static void to_workers(struct recall_call *c)
 {
+    struct recall *r = c->service;
+
     c->at[MOMENT_BEHAVIOUR] = clock_ns();
-    if (!queue_try_push(c->service->queue, c)) {
-        atomic_fetch_sub(&c->service->waiting, 1);
+    atomic_fetch_add(&r->queued, 1);
+    if (!queue_try_push(r->queue, c)) {
+        atomic_fetch_sub(&r->queued, 1);
+        atomic_fetch_sub(&r->waiting, 1);
         call_refuse(c, 503, "the service is stopping");
         call_finish(c);
     }
 }
 
+/* A moving average; two threads at once may lose one of their values. */
+static void learn_redis(struct recall *r, uint64_t took)
+{
+    uint64_t old = atomic_load_explicit(&r->redis_ns, memory_order_relaxed);
+
+    atomic_store_explicit(&r->redis_ns, old - old / REDIS_WEIGHT + took / REDIS_WEIGHT,
+                          memory_order_relaxed);
+}
+
 static void behaviour_done(struct behaviour_job *job)
 {
-    to_workers(job->owner);
+    struct recall_call *c = job->owner;
+
+    learn_redis(c->service, clock_ns() - c->at[MOMENT_PARSED]);
+    to_workers(c);
 }
 
 static void ask_behaviour(struct recall_call *c)
@@ -159,18 +178,30 @@ static void ask_behaviour(struct recall_call *c)
 
 /* ---- admission ------------------------------------------------------------------------------- */
 
-/* How long whoever comes after `waiting` others will wait for a worker. */
-static uint64_t expected_wait(const struct recall *r, size_t waiting)
+static uint64_t less(uint64_t a, uint64_t b)
 {
-    return waiting * effort_cost(r->effort) / (unsigned)r->n_workers;
+    return a > b ? a - b : 0;
 }
 
-/* Why a request with `left` ns is not taken, with so many waiting; or ADMITTED. */
-static enum refusal crowded(const struct recall *r, size_t waiting, uint64_t left)
+/* How long `calls` keep the workers busy. */
+static uint64_t work_of(const struct recall *r, size_t calls)
 {
-    if (waiting >= r->queue_max)
-        return REFUSED_FULL;
-    return expected_wait(r, waiting) > left / WAIT_SHARE ? REFUSED_WAIT : ADMITTED;
+    return calls * effort_cost(r->effort) / (unsigned)r->n_workers;
+}
+
+/* Whether a call with `left` ns that brings its history would wait too long for a worker. */
+static bool too_long(const struct recall *r, uint64_t left)
+{
+    return work_of(r, atomic_load(&r->queued)) > left / WAIT_SHARE;
+}
+
+/* The same for a call that asks Redis first. Those that have asked before it are ahead of it, but
+ * workers go on while it waits for Redis. */
+static bool too_long_after_redis(const struct recall *r, size_t waiting, uint64_t left)
+{
+    uint64_t redis = atomic_load_explicit(&r->redis_ns, memory_order_relaxed);
+
+    return less(work_of(r, waiting), redis) > less(left, redis) / WAIT_SHARE;
 }
 
 /* Most refusals are certain before the body is read, and cost next to nothing then. A body that
@@ -180,17 +211,25 @@ static enum refusal crowded_anyway(const struct recall *r, const struct recall_c
 {
     bool own = c->body.len > 0 && (memmem(c->body.p, c->body.len, "deadline_ms", 11) != NULL ||
                                    memchr(c->body.p, '\\', c->body.len) != NULL);
+    uint64_t left = own ? UINT64_MAX : (uint64_t)c->policy->deadline_ms * 1000000;
+    size_t waiting = atomic_load(&r->waiting);
 
-    return crowded(r, atomic_load(&r->waiting),
-                   own ? UINT64_MAX : (uint64_t)c->policy->deadline_ms * 1000000);
+    if (waiting >= r->queue_max)
+        return REFUSED_FULL;
+    return too_long(r, left) && too_long_after_redis(r, waiting, left) ? REFUSED_WAIT : ADMITTED;
 }
 
 /* Takes one of the queue's places, or says why not. */
 static enum refusal take_place(struct recall *r, const struct recall_call *c)
 {
-    uint64_t now = clock_ns(), left = c->deadline_ns > now ? c->deadline_ns - now : 0;
-    enum refusal why = crowded(r, atomic_fetch_add(&r->waiting, 1), left);
+    uint64_t left = less(c->deadline_ns, clock_ns());
+    size_t waiting = atomic_fetch_add(&r->waiting, 1);
+    enum refusal why = ADMITTED;
 
+    if (waiting >= r->queue_max)
+        why = REFUSED_FULL;
+    else if (c->has_history ? too_long(r, left) : too_long_after_redis(r, waiting, left))
+        why = REFUSED_WAIT;
     if (why != ADMITTED)
         atomic_fetch_sub(&r->waiting, 1);
     return why;
@@ -284,6 +323,7 @@ static void run_batch(struct recall *r, struct pipeline *p, struct recall_call *
     uint64_t start = clock_ns(), since = calls[n - 1]->at[MOMENT_BEHAVIOUR];
     int level = effort_take(r->effort, start, start > since ? start - since : 0, n);
 
+    atomic_fetch_sub(&r->queued, n);
     atomic_fetch_sub(&r->waiting, n);
     figures_batch(n);
     for (size_t i = 0; i < n; i++)
@@ -325,7 +365,7 @@ static double read_expected_wait(void *arg)
 {
     struct recall *r = arg;
 
-    return (double)expected_wait(r, atomic_load(&r->waiting)) * 1e-9;
+    return (double)work_of(r, atomic_load(&r->queued)) * 1e-9;
 }
 
 static double read_level(void *arg)

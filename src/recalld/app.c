@@ -205,6 +205,9 @@ static int prepare_reload(struct app *a, struct job *j)
         let_it_connect(j->behaviour, j->config);
     }
     j->policy = recall_policy_new(j->config);
+    /* This thread alone, for requests are answered meanwhile; and only now, because threads it had
+     * started would have inherited it. */
+    (void)nice(RELOAD_NICE);
     return load_bundles(a->registry, j->config, &j->err);
 }
 
@@ -214,8 +217,6 @@ static void *work(void *arg)
     struct job *j = a->job;
     uint64_t one = 1;
 
-    if (j->reload)
-        (void)nice(RELOAD_NICE); /* this thread alone: requests are answered meanwhile */
     j->result = j->reload ? prepare_reload(a, j) : load_bundles(a->registry, a->config, &j->err);
     if (write(a->done_fd, &one, sizeof one) == -1)
         abort(); /* an eventfd that counts to one cannot refuse */

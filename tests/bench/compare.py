@@ -98,8 +98,8 @@ def small_catalogue(folder):
 def large_catalogue(rows, folder):
     inputs = kept(CACHE / f"{rows}-inputs", f"{rows:,} items", lambda out: rig.run(
         "nice", "-n", "15", ENVIRONMENT.python, HERE / "catalogue.py", CHECKPOINT, rows, out))
-    return Catalogue(str(rows), f"resampled, {rows:,} items", inputs / "weights.safetensors", inputs / "items.tsv",
-                     LARGE_RECALL, folder)
+    return Catalogue(str(rows), f"resampled, {rows:,} items", inputs / "weights.safetensors",
+                     inputs / "items.tsv", LARGE_RECALL, folder)
 
 
 # ---- services ------------------------------------------------------------------------------------

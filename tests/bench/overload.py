@@ -2,11 +2,11 @@
 """What recalld does with two and five times the requests it can answer, with the effort controller and without:
 `overload.py [--short]`.
 
-First the capacity: the most that is answered within the deadline at full effort, over several rates. Then half a
-load, a minute of twice the capacity, and half a load again, with and without the controller; and ten seconds of five
-times. The same, but shorter, for the exact engine, which knows no effort. The daemon has one core and one worker, the load generator the other core; as root it runs at real-time
-priority, so that what else the machine does delays no request before it is sent. Writes docs/overload.svg and a section
-of docs/performance.md, unless --short only tries it out."""
+First the capacity: the most that is answered within the deadline at full effort, over several rates. Then half a load,
+a minute of twice the capacity, and half a load again, with and without the controller; and ten seconds of five times.
+The same, but shorter, for the exact engine, which knows no effort. The daemon has one core and one worker, the load
+generator the other core; as root it runs at real-time priority, so that what else the machine does delays no request
+before it is sent. Writes docs/overload.svg and a section of docs/performance.md, unless --short only tries it out."""
 import argparse
 import contextlib
 import json
@@ -100,8 +100,9 @@ class Run:
         self.refusals = refusal_times(before, daemon.metrics())
 
     def restored_after(self):
-        """Seconds from the end of the overload to full effort."""
-        return next(at for at, level in self.levels if level == 0 and at > self.end) - self.end
+        """From the end of the overload to full effort, in words."""
+        full = [at - self.end for at, level in self.levels if level == 0 and at > self.end]
+        return f"{full[0]:.1f} s" if full else "more than all the time it was watched"
 
     def changes(self, settled_s=3):
         """How often the level changed once it had had time to settle."""
@@ -126,7 +127,7 @@ def refusal_times(before, after):
 WIDTH, LEFT, RIGHT = 860, 64, 20
 PANEL, GAP, TOP, BOTTOM = 150, 66, 84, 44
 WITH, WITHOUT, OFFERED = "#1f6fb4", "#d1495b", "#777"
-STYLE = ("text{font:13px sans-serif;fill:#222}.title{font-weight:bold;font-size:16px}.panel{font-weight:bold}.axis{stroke:#888}"
+STYLE = ("text{font:13px sans-serif;fill:#222}.title{font-weight:bold;font-size:16px}.panel{font-weight:bold}"
          ".grid{stroke:#e4e4e4}.end{text-anchor:end}.middle{text-anchor:middle}"
          "polyline{fill:none;stroke-width:1.8;stroke-linejoin:round}.dashed{stroke-dasharray:6 4}")
 
@@ -259,21 +260,21 @@ def report(where, graph, exact):
     page.write("overload", [
         "## Overload",
         page.paragraph(
-            f"{where}, n = 200, deadline {DEADLINE_MS} ms, on {page.machine()}. The daemon has one core and one worker, "
-            "the load generator, which asks at random moments of a fixed rate on 256 connections, the other core. The "
-            "capacity is the most that is answered within the deadline at full effort, over several rates: "
-            f"{graph.full:.0f} requests a second with {graph.name}, {exact.full:.0f} with the exact engine. Then a minute "
-            f"({graph.name}, twice) or ten seconds of more. Times are the client's, from the moment a request was due; "
-            "refusals are timed by the server, from the complete body to the refusal:"),
+            f"{where}, n = 200, deadline {DEADLINE_MS} ms, on {page.machine()}. The daemon has one core and one "
+            "worker, the load generator, which asks at random moments of a fixed rate on 256 connections, the other "
+            "core. The capacity is the most that is answered within the deadline at full effort, over several rates: "
+            f"{graph.full:.0f} requests a second with {graph.name}, {exact.full:.0f} with the exact engine. Then a "
+            f"minute ({graph.name}, twice) or ten seconds of more. Times are the client's, from the moment a request "
+            "was due; refusals are timed by the server, from the complete body to the refusal:"),
         page.table(HEAD, [*graph.rows(), *exact.rows()]),
         page.paragraph(
-            "Reading a request and refusing it takes the HTTP threads 26 to 40 µs, two thirds of it the kernel's. Where "
-            "an answer costs little more than ten times that, as with the exact engine here, refusing four of five takes "
-            "a third of the core; fewer interests make up for it."),
+            "Reading a request and refusing it takes the HTTP threads 26 to 40 µs, two thirds of it the kernel's. "
+            "Where an answer costs little more than ten times that, as with the exact engine here, refusing four of "
+            "five takes a third of the core; fewer interests make up for it."),
         page.paragraph(
             f"In the minute of twice the capacity the level changed {twice.changes()} times once it had settled (3 s). "
-            f"Full effort was back {twice.restored_after():.1f} s after its end, and {five.restored_after():.1f} s after "
-            "the end of five times the capacity. `tests/bench/overload.py` measures all this again and draws:"),
+            f"Full effort was back {twice.restored_after()} after its end, and {five.restored_after()} after the end of "
+            "five times the capacity. `tests/bench/overload.py` measures all this again and draws:"),
         "![requests, latency and effort level over a minute of twice the capacity](overload.svg)",
     ])
 

@@ -26,6 +26,7 @@ static inline void assert_tensor(const struct ckpt *c, const struct tensor *t)
     assert(count == t->count && t->bytes == count * dtype_size(t->dtype));
     assert((t->data == NULL) == (t->dtype == DTYPE_OTHER));
     assert((t->other == NULL) == (t->dtype != DTYPE_OTHER));
+    assert(t->other == NULL || utf8_valid(t->other, strlen(t->other)));
     for (size_t i = 0; i < t->bytes; i++)
         sum += t->data[i];
     assert(sum <= 255 * t->bytes);

@@ -17,23 +17,26 @@ uint32_t crc32c(uint32_t crc, const void *bytes, size_t len)
     return 0;
 }
 
-static char *dir; /* of the files, which each input overwrites */
-
-static void put(const char *name, const void *bytes, size_t len)
-{
-    char *path = path_join(dir, name);
-    FILE *f = fopen(path, "wb");
-
-    assert(f != NULL && fwrite(bytes, 1, len, f) == len);
-    fclose(f);
-    free(path);
-}
+static char *dir; /* of the two files */
 
 static void drop(const char *name)
 {
     char *path = path_join(dir, name);
 
     unlink(path);
+    free(path);
+}
+
+/* A new file each time: what is cut to nothing and written again may be waited for. */
+static void put(const char *name, const void *bytes, size_t len)
+{
+    char *path = path_join(dir, name);
+    FILE *f;
+
+    drop(name);
+    f = fopen(path, "wb");
+    assert(f != NULL && fwrite(bytes, 1, len, f) == len);
+    fclose(f);
     free(path);
 }
 

@@ -2,8 +2,8 @@
 
     soak.py FOLDER      where recalld, recallctl and bench/load were built
 
-First 1,000 swaps of the default between two bundles, and loading and unloading another, each compared with the same
-load left alone. Then SOAK_SECONDS (600) of mixed requests at 70 % of the capacity, which is measured first, while
+First 1,000 swaps of the default between two bundles, and 100 times another that is loaded and unloaded, compared with
+the same load left alone. Then SOAK_SECONDS (600) of mixed requests at 70 % of the capacity, which is measured first, while
 every few seconds something happens: a reload, a swap, a bundle that comes and goes, a bad bundle, a Redis that is
 restarted. A thread of its own compares answers with known ones all the time. Prints a summary; the exit status is 0
 only when everything held.
@@ -30,7 +30,9 @@ from harness import ROOT, TOKEN, Daemon, Redis, build_bundle, wait_until
 
 SECONDS = int(os.environ.get("SOAK_SECONDS", 600))
 SHARE = 0.7  # of the capacity
-SWAPS, ROUNDS = 1000, 10  # of swaps; each round is compared with a quiet one of the same length
+SWAP_SHARE = 0.5  # the same, where latencies are compared: nearer to the limit a little work is much delay
+SWAPS, RELOADS = 1000, 100
+ROUND, ROUNDS = 5, 10  # seconds; each round of swaps is compared with a quiet one
 GROWTH_MAX = 100  # KB a minute
 KEPT_MAX = 4 << 20  # bytes after the swaps
 P99_MAX = 2  # times as long during swaps
@@ -131,23 +133,22 @@ def check_counts(report, results):
 # ---- swaps ---------------------------------------------------------------------------------------
 
 
-def while_loaded(load, rate, seconds, act):
-    """The result of a load during which act() is called over and over, and how often it was."""
-    process, times = load.start(rate, seconds), 0
-    while process.poll() is None:
-        act(times)
-        times += 1
-    return load.result(process), times
+def while_loaded(load, rate, act, times):
+    """The result of a load during which act(i) is called so many times, evenly spread."""
+    began = time.monotonic()
+    process = load.start(rate, ROUND)
+    for i in range(times):
+        time.sleep(max(0.0, began + i * ROUND / times - time.monotonic()))
+        act(i)
+    return load.result(process)
 
 
-def compare(report, what, load, rate, seconds, act):
+def compare(report, what, load, rate, act, times):
     """Quiet and busy rounds in turn: the machine's moods strike both alike."""
-    quiet, busy, times = [], [], 0
+    quiet, busy = [], []
     for _ in range(ROUNDS):
-        quiet.append(load.run(rate, seconds))
-        result, n = while_loaded(load, rate, seconds, act)
-        busy.append(result)
-        times += n
+        quiet.append(load.run(rate, ROUND))
+        busy.append(while_loaded(load, rate, act, times // ROUNDS))
     before, during = (statistics.median(r["ms"]["p99"] for r in rs) for rs in (quiet, busy))
     ratio = statistics.median(b["ms"]["p99"] / q["ms"]["p99"] for q, b in zip(quiet, busy))
     report.check(ratio <= P99_MAX, f"{times} times {what}: p99 {during:.1f} ms, left alone {before:.1f} ms, "
@@ -163,7 +164,6 @@ class Bundles:
 
     def swap(self, i):
         make_default(self.daemon, f"debian-mind@{2 - i % 2}")
-        time.sleep(0.01)
 
     def come_and_go(self, _):
         self.n += 1
@@ -175,15 +175,12 @@ class Bundles:
 
 
 def soak_swaps(report, daemon, load, rate, change):
-    seconds = max(2, SECONDS / 120)
     # The allocator keeps what the first few bundles gave back, for the next ones.
-    while_loaded(load, rate, 2 * seconds, change.come_and_go)
+    while_loaded(load, rate, change.come_and_go, RELOADS // ROUNDS)
     before, already = (memory(daemon), holds(daemon)), change.n
-    results = compare(report, "the default was changed", load, rate, seconds, change.swap)
-    for i in range(SWAPS):
-        make_default(daemon, f"debian-mind@{2 - i % 2}")
+    results = compare(report, "the default was changed", load, rate, change.swap, SWAPS)
     make_default(daemon, "debian-mind@1")
-    results += compare(report, "a bundle was loaded, chosen and unloaded", load, rate, seconds, change.come_and_go)
+    results += compare(report, "a bundle was loaded, chosen and unloaded", load, rate, change.come_and_go, RELOADS)
     check_counts(report, results)
     with contextlib.suppress(AssertionError):
         wait_until(lambda: memory(daemon) < before[0] + KEPT_MAX, "memory is given back", 10)
@@ -285,10 +282,10 @@ def run(directory, report):
         known["debian-mind@3"] = known["debian-mind@1"]
         load = Load(daemon, write_bodies(directory / "bodies"))
         most = capacity(load)
-        report.say(f"capacity {most:.0f} requests/s with 16 under way; the load is {SHARE * most:.0f}/s")
+        report.say(f"capacity {most:.0f} requests/s with 16 under way; the load is {SWAP_SHARE:.0%}, then {SHARE:.0%}")
         change = Bundles(daemon, directory, one)
         with Asked(daemon, known, pause=0.02) as asked:
-            soak_swaps(report, daemon, load, SHARE * most, change)
+            soak_swaps(report, daemon, load, SWAP_SHARE * most, change)
             soak_long(report, daemon, load, SHARE * most, Events(daemon, redis, change))
         report.check(asked.wrong == [] and asked.seen == set(known),
                      f"{len(asked.took)} answers compared with those of the bundle they name: {len(asked.wrong)} differ")

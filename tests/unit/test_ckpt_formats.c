@@ -52,6 +52,7 @@ static const struct golden {
     {"paddle-p2.pdparams", "Paddle .pdparams", PADDLE, ""},
     {"paddle-p3.pdparams", "Paddle .pdparams", PADDLE, ""},
     {"paddle-p4.pdparams", "Paddle .pdparams", PADDLE, ""},
+    {"paddle-nested.pdparams", "Paddle .pdparams", PADDLE, ""},
     {"paddle-sliced-p2.pdparams", "Paddle .pdparams", SLICED, ""},
     {"paddle-sliced-p3.pdparams", "Paddle .pdparams", SLICED, ""},
     {"torch-zip-views.pt", "PyTorch", VIEWS, ""},
@@ -158,11 +159,14 @@ static void remove_dir(char *dir)
     free(dir);
 }
 
+/* A new file each time: what is cut to nothing and written again may be waited for. */
 static void put_file(const char *dir, const char *name, const void *bytes, size_t len)
 {
     char *path = path_join(dir, name);
-    FILE *f = fopen(path, "wb");
+    FILE *f;
 
+    unlink(path);
+    f = fopen(path, "wb");
     assert_non_null(f);
     assert_int_equal(fwrite(bytes, 1, len, f), len);
     assert_int_equal(fclose(f), 0);
@@ -213,8 +217,8 @@ static void a_file_of_several_is_not_read_from_memory(void **state)
 
     (void)state;
     assert_null(ckpt_open_mem("f", b.p, b.len, &err));
-    assert_string_equal(err.text, "f: TensorFlow's tensors are in other files; convert it first "
-                                  "(recallctl ckpt convert)");
+    assert_string_equal(err.text, "f: TensorFlow's tensors are in other files: recallctl bundle "
+                                  "build makes one file of them");
     buf_clear(&b);
 }
 
@@ -367,7 +371,7 @@ static void every_cut_of_a_file_is_refused(void **state)
 
 static void every_changed_byte_is_read_in_bounds_or_refused(void **state)
 {
-    static const uint8_t masks[] = {0x01, 0x80, 0xff, 0x13};
+    static const uint8_t masks[] = {0x01, 0xc0};
 
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(goldens); i++) {
@@ -519,7 +523,7 @@ static void a_pickle_costs_memory_in_proportion_to_its_size(void **state)
 static void put_le(struct buf *b, uint64_t v, int width)
 {
     for (int i = 0; i < width; i++)
-        buf_putc(b, (char)(v >> (8 * i)));
+        buf_putc(b, (char)(i < 8 ? v >> (8 * i) : 0));
 }
 
 /* Writes `bytes` at `at` of a file that is a hole elsewhere. */

@@ -405,6 +405,27 @@ static void a_slower_machine_is_too_much_load_as_well(void **state)
     plant_free(p);
 }
 
+/* Whatever raised it for a moment, a stalled machine for instance. */
+static void a_level_that_is_enough_is_found_again_under_steady_load(void **state)
+{
+    struct plant *p = plant_new(1, 2000);
+    int enough = 0;
+
+    (void)state;
+    for (int i = 0; i < 10; i++) {
+        run(p, 2.1, 5 * SECOND);
+        p->stolen = 0.6;
+        run(p, 2.1, SECOND);
+        assert_int_equal(p->level, EFFORT_LEVELS - 1);
+        p->stolen = 0;
+        run(p, 2.1, 5 * SECOND);
+        enough += p->level < EFFORT_LEVELS - 1;
+        run(p, 0, 3 * SECOND);
+    }
+    assert_in_range(enough, 8, 10);
+    plant_free(p);
+}
+
 static void without_control_the_level_stays_and_the_cost_is_known(void **state)
 {
     struct effort *e = effort_new(1, false, NULL);
@@ -606,6 +627,7 @@ int main(void)
         cmocka_unit_test(a_restore_that_fails_again_and_again_is_tried_ever_more_rarely),
         cmocka_unit_test(an_index_without_effort_loses_interests),
         cmocka_unit_test(a_slower_machine_is_too_much_load_as_well),
+        cmocka_unit_test(a_level_that_is_enough_is_found_again_under_steady_load),
         cmocka_unit_test(without_control_the_level_stays_and_the_cost_is_known),
         cmocka_unit_test(calls_that_came_too_late_do_not_look_cheap),
         cmocka_unit_test(a_worker_that_was_held_up_once_moves_the_cost_little),

@@ -322,6 +322,29 @@ static void very_large_and_very_small_numbers_are_exact_too(void **state)
     }
 }
 
+/* Near the largest numbers, rows of which some are a millionth of others: nothing on the way to a
+ * small row's score may overflow. */
+static void a_huge_interest_among_uneven_rows_is_exact_too(void **state)
+{
+    (void)state;
+    for (float scale = 1e30f; scale < 3e37f; scale *= 3) {
+        struct vectors v = random_vectors(600, 64);
+        float *interests = interests_near(&v, 4, 0.5f);
+        struct index *ix;
+
+        for (size_t r = 0; r < v.rows; r++)
+            for (size_t d = 0; d < 64; d++)
+                row_of(&v, r)[d] *= r % 3 == 0 ? 1e-3f : 1e-9f;
+        for (size_t j = 0; j < (size_t)4 * 64; j++)
+            interests[j] *= scale;
+        ix = open_exact(&v, 0, 600, 1);
+        assert_equals_brute(ix, &v, 0, 600, interests, 4, 300, NULL);
+        index_free(ix);
+        free(interests);
+        free_vectors(&v);
+    }
+}
+
 static void an_interest_that_is_not_finite_finds_nothing(void **state)
 {
     struct vectors v = random_vectors(100, 8);
@@ -497,6 +520,53 @@ static void a_sample_that_misleads_costs_nothing_but_time(void **state)
     assert_equals_brute(ix, &v, 0, 60000, interests, 4, 3, NULL);
     assert_equals_brute(ix, &v, 0, 60000, interests, 4, 5000, NULL);
     index_free(ix);
+    free(interests);
+    free_vectors(&v);
+}
+
+/* As above, with deadlines from none of the work to all of it, wherever they fall: once the first
+ * pass has found the best, the second does not lose it. */
+static void a_deadline_in_the_second_pass_keeps_what_the_first_found(void **state)
+{
+    struct vectors v = random_vectors(200000, 24);
+    float *interests = interests_near(&v, 1, 0.3f);
+    struct index_query q = new_query(interests, 1, 100), twin = new_query(interests, 1, 100);
+    struct index_scratch *s = index_scratch_new();
+    struct index *ix;
+    uint64_t start;
+    bool found = false;
+
+    (void)state;
+    for (size_t n = 0; n < 80; n++) {
+        float *x = row_of(&v, 150000 / 256 * 256 + n * TILE_ROWS * 16 + n % TILE_ROWS);
+
+        memset(x, 0, 24 * sizeof *x);
+        vec_axpy(x, 10 + (float)n / 100, interests, 24);
+    }
+    ix = open_exact(&v, 0, 200000, 1);
+    index_search_brute(&v, 0, 200000, &twin, 1);
+    start = clock_ns();
+    index_search(ix, s, &q, 1); /* both passes */
+    start = clock_ns() - start;
+    for (uint64_t part = 0; part <= 40; part++) {
+        q.late = false;
+        q.found[0] = 0;
+        q.deadline_ns = clock_ns() + start * part / 20;
+        index_search(ix, s, &q, 1);
+        found = found || (q.found[0] > 0 && q.hits[0].row == twin.hits[0].row);
+        if (!q.late)
+            assert_same_answer(&q, &twin);
+        for (size_t i = 1; i < q.found[0]; i++) /* best first, no row twice */
+            assert_true(hit_order(q.hits[i - 1].score, q.hits[i - 1].row) >
+                        hit_order(q.hits[i].score, q.hits[i].row));
+        if (q.late && q.found[0] == 100) /* the first pass was over */
+            assert_int_equal(q.hits[0].row, twin.hits[0].row);
+    }
+    assert_true(found);
+    index_free(ix);
+    index_scratch_free(s);
+    free_query(&q);
+    free_query(&twin);
     free(interests);
     free_vectors(&v);
 }
@@ -1259,12 +1329,14 @@ int main(void)
         cmocka_unit_test(rows_that_all_score_the_same_come_in_order),
         cmocka_unit_test(nearly_equal_scores_are_told_apart),
         cmocka_unit_test(very_large_and_very_small_numbers_are_exact_too),
+        cmocka_unit_test(a_huge_interest_among_uneven_rows_is_exact_too),
         cmocka_unit_test(an_interest_that_is_not_finite_finds_nothing),
         cmocka_unit_test(a_passed_deadline_ends_the_search_and_is_told),
         cmocka_unit_test(the_bounds_of_a_screen_hold_the_final_score),
         cmocka_unit_test(the_bounds_of_a_screen_are_narrow),
         cmocka_unit_test(all_screens_agree_to_the_bit),
         cmocka_unit_test(a_sample_that_misleads_costs_nothing_but_time),
+        cmocka_unit_test(a_deadline_in_the_second_pass_keeps_what_the_first_found),
         cmocka_unit_test(shards_that_do_not_fit_are_refused),
         cmocka_unit_test(lack_of_memory_is_an_error_or_a_failed_shard),
         cmocka_unit_test(a_filter_is_the_union_of_its_lists_and_the_meeting_of_its_groups),

@@ -49,7 +49,8 @@ class Environment:
     def versions(self, *names):
         code = "import importlib.metadata as m, sys; print(*map(m.version, sys.argv[1:]))"
         found = rig.run(self.python, "-c", code, *names).split()
-        return ", ".join(f"{name} {version.split('+')[0]}" for name, version in zip(names, found))
+        return ", ".join(f"{name.removesuffix('-cpu')} {version.split('+')[0]}"
+                         for name, version in zip(names, found))
 
     def command(self, port, workers):
         return [self.python, "-m", "uvicorn", "service:app", "--port", str(port), "--workers",

@@ -80,6 +80,7 @@ def write_paddle():
         t.set_value(paddle.to_tensor(v).astype(t.dtype))
     for protocol in 2, 3, 4:
         paddle.save(net.state_dict(), str(HERE / f"paddle-p{protocol}.pdparams"), protocol)
+    paddle.save({"epoch": 3, "model": net.state_dict()}, str(HERE / "paddle-nested.pdparams"))
 
     # Arrays of a GiB and more are cut; to see that done to small ones, it must be told so.
     from paddle.framework import io_utils

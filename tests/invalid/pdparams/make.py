@@ -91,8 +91,10 @@ FILES = {
     "cut": (one(array())[:-3], "offset 159: the file ends within a pickle"),
     "more-behind": (one(array()) + b"x", "1 bytes follow the pickle"),
     "two-values": (proto(2, b"}}"), "offset 4: the pickle ends with 2 values, must be one"),
-    "no-dict": (proto(2, b"](K\1e"), "holds no dict of tensors"),
-    "dict-without-tensors": (one(integer(1)), "holds no tensors"),
+    "no-dict": (proto(2, b"](K\1e"),
+                "offset 2: holds no state_dict: no dict of names and arrays"),
+    "dict-without-tensors": (one(integer(1)),
+                             "offset 2: holds no state_dict: no dict of names and arrays"),
     "frame-beyond-file": (proto(4, b"\x95" + struct.pack("<Q", 2 ** 63) + b"}"),
                           "offset 2: a frame that is longer than the file"),
     # ---- what would run something
@@ -169,7 +171,7 @@ FILES = {
     "memo-of-nothing": (proto(4, b"\x94"), "offset 2: an operation finds nothing to work on"),
     "bomb-of-lists": (one(several(b"]q\0", b"](" + b"h\0" * 50 + b"eq\1",
                                   b"](" + b"h\1" * 50 + b"e")),
-                      "holds no tensors"),
+                      "offset 2: holds no state_dict: no dict of names and arrays"),
     "bomb-of-dicts": (proto(2, b"](" + several(b"K\1", b"K\2") * 500 + b"eq\1" + b"](" +
                             (symbol("collections", "OrderedDict") + b"h\1\x85R") * 40 + b"e"),
                       "offset 3124: more than 3085 values, the limit for a file of this size"),
@@ -239,6 +241,8 @@ FILES = {
                     "offset 162: w: shape and dtype do not fit the number of bytes"),
     "latin1-of-number": (one(array(raw=symbol("_codecs", "encode") + several(b"K\1") + b"R")),
                          "offset 73: w: the bytes of an array are none"),
+    "latin1-by-another-name": (one(array(raw=symbol("_codecs", "encode") + several(
+        text("12345678"), text("utf-16")) + b"R")), "offset 73: w: the bytes of an array are none"),
     "latin1-of-nothing": (one(array(raw=symbol("_codecs", "encode") + b")R")),
                           "offset 73: w: the bytes of an array are none"),
     # ---- arrays in pieces

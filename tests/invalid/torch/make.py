@@ -289,6 +289,8 @@ FILES = {
     "storage-key-number": (checkpoint(one(tensor(several(
         text("storage"), symbol("torch", "FloatStorage"), integer(0), text("cpu"),
         integer(4)) + b"Q"))), "offset 136: w: its storage is not described as expected"),
+    "storage-key-long": (checkpoint(one(tensor(storage("0" * 65)))),
+                         "offset 201: w: its storage is not described as expected"),
     "storage-key-out-of-folder": (checkpoint(one(tensor(storage("../data.pkl", count=1)))),
                                   "offset 147: w: the zip file has no entry for its storage"),
     # ---- legacy
