@@ -38,6 +38,7 @@ struct recall {
     atomic_size_t waiting;     /* admitted, not yet taken by a worker */
     atomic_size_t queued;      /* those of them whose behaviour is here: they wait for a worker */
     atomic_size_t in_flight;   /* admitted, not yet answered */
+    atomic_size_t pushing;     /* threads that are putting a call into the queue */
     _Atomic uint64_t redis_ns; /* how long those that ask Redis wait for it, of late */
     atomic_bool draining;
     int batch, n_workers;
@@ -121,12 +122,13 @@ static void call_finish(struct recall_call *c)
 }
 
 /* The queue holds as many as are admitted, so it is never full here; it is closed only when none is
- * left. */
+ * left. The call may be answered before the push returns: `pushing` keeps the queue until then. */
 static void to_workers(struct recall_call *c)
 {
     struct recall *r = c->service;
 
     c->at[MOMENT_BEHAVIOUR] = clock_ns();
+    atomic_fetch_add(&r->pushing, 1);
     atomic_fetch_add(&r->queued, 1);
     if (!queue_try_push(r->queue, c)) {
         atomic_fetch_sub(&r->queued, 1);
@@ -134,6 +136,7 @@ static void to_workers(struct recall_call *c)
         call_refuse(c, 503, "the service is stopping");
         call_finish(c);
     }
+    atomic_fetch_sub(&r->pushing, 1);
 }
 
 /* A moving average; two threads at once may lose one of their values. */
@@ -446,8 +449,8 @@ void recall_stop(struct recall *r)
     if (r == NULL)
         return;
     recall_drain(r);
-    while (recall_in_flight(r) >
-           0) /* calls still with the behaviour stage come back by their deadline */
+    /* Calls still with the behaviour stage come back by their deadline. */
+    while (recall_in_flight(r) > 0 || atomic_load(&r->pushing) > 0)
         usleep(500);
     queue_close(r->queue);
     for (int i = 0; i < r->n_workers; i++)

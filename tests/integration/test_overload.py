@@ -54,8 +54,8 @@ def slow_bundle(tmp_path_factory):
     weights = write_weights(folder / "weights.safetensors")
     (folder / "items.tsv").write_text("row\tid\n" + "".join(f"{row}\t{row}\n" for row in range(1, ROWS)))
     subprocess.run([RECALLCTL, "bundle", "build", "--weights", weights, "--items", folder / "items.tsv",
-                    "--engine", "faiss", "--factory", "IVF64,Flat", "--effort", "64", "--name", "slow", "--version", "1",
-                    "--out", folder / "bundle"], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+                    "--engine", "faiss", "--factory", "IVF64,Flat", "--effort", "64", "--name", "slow",
+                    "--version", "1", "--out", folder / "bundle"], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     return folder / "bundle"
 
 

@@ -12,6 +12,7 @@
 
 #include "../../src/recall/call.h"
 #include "../../src/recall/effort.h"
+#include "redis_fixture.h"
 
 #define ROWS 300
 #define DIM 8
@@ -988,6 +989,51 @@ static void a_full_queue_reads_no_body_at_all(void **state)
     recall_stop(r);
 }
 
+static void set_redis(struct fixture *f, const char *address)
+{
+    f->config->redis_timeout_ms = f->config->redis_connect_ms = 10000;
+    free(f->config->redis_address);
+    f->config->redis_address = xstrdup(address);
+}
+
+/* Whoever asks Redis comes after all who have asked before; whoever brings his history does not. */
+static void those_who_wait_for_redis_are_ahead_of_whoever_asks_too(void **state)
+{
+    struct fixture *f = *state;
+    struct client *client = client_new();
+    struct real_redis redis;
+    struct err err = ERR_INIT;
+    struct behaviour *asking;
+    struct recall *r;
+    char why[sizeof err.text];
+
+    real_start(&redis);
+    set_redis(f, redis.path);
+    asking = behaviour_start(f->config, 2048, &err);
+    assert_non_null(asking);
+    r = start(f, 1, 4096, 1);
+    recall_set_behaviour(r, asking);
+    assert_int_equal(send_one(r, client, "{\"user_id\":\"u\"}"), RECALL_ADMITTED);
+    wait_for(client, 1);
+    for (int i = 0; i < 20; i++) /* so that it knows what a call costs */
+        assert_int_equal(send_one(r, client, two_items), RECALL_ADMITTED);
+    wait_for(client, 21);
+    kill(redis.pid, SIGSTOP);
+    for (int i = 0; i < 1000; i++)
+        assert_int_equal(send_one(r, client, "{\"user_id\":\"u\"}"), RECALL_ADMITTED);
+    assert_int_equal(offer(r, client, "{\"user_id\":\"u\",\"deadline_ms\":1}", why), RECALL_FULL);
+    assert_string_equal(why, "overloaded: the wait would be too long");
+    assert_int_equal(offer(r, client, "{\"history\":[\"item5\"],\"deadline_ms\":1}", why),
+                     RECALL_ADMITTED);
+    kill(redis.pid, SIGCONT);
+    wait_for(client, 21 + 1000 + 1);
+    client_free(client);
+    recall_stop(r);
+    behaviour_free(asking);
+    real_stop(&redis);
+    set_redis(f, "");
+}
+
 static void a_draining_service_takes_nothing_and_finishes_what_it_has(void **state)
 {
     struct recall *r = start(*state, 2, 512, 8);
@@ -1070,6 +1116,7 @@ int main(void)
         cmocka_unit_test(who_would_wait_too_long_is_refused_at_once),
         cmocka_unit_test(a_certain_refusal_does_not_read_the_body),
         cmocka_unit_test(a_full_queue_reads_no_body_at_all),
+        cmocka_unit_test(those_who_wait_for_redis_are_ahead_of_whoever_asks_too),
         cmocka_unit_test(a_draining_service_takes_nothing_and_finishes_what_it_has),
         cmocka_unit_test(a_deadline_that_passed_in_the_queue_is_a_504),
         cmocka_unit_test(a_body_over_the_limit_is_not_taken),
