@@ -5,7 +5,7 @@
 # No Docker engine and no registry is needed: podman builds the Dockerfile, each step in a chroot;
 # the base image is debootstrapped; podman-compose runs compose.yaml; systemd-nspawn boots a machine
 # with systemd that starts the unit. What runs has a network of its own, so that no port of this
-# machine is taken. Needs root. What is kept below IMAGE_DIR (/tmp/recalld-image, about 4 GB) makes
+# machine is taken. Needs root. What is kept below IMAGE_DIR (/tmp/recalld-image, about 2 GB) makes
 # the next run quick; remove it to start anew. DEBIAN=13 checks the next Debian.
 set -eu
 cd "$(dirname "$0")/.."
