@@ -218,6 +218,12 @@ int64_t clock_wall_ms(void); /* since 1970 */
 #define UUID_LEN 36
 void uuid7(char out[UUID_LEN + 1]); /* RFC 9562 version 7: sorts by time */
 
+/* ---- threads ----------------------------------------------------------------- */
+
+/* From here on the calling thread, and any it starts, runs where a core has nothing else to do: for
+ * long work that nobody waits for. On a busy machine that work takes long. */
+void thread_background(void);
+
 /* ---- hash -------------------------------------------------------------------- */
 
 uint64_t hash_bytes(const void *bytes, size_t len); /* XXH3, 64 bits, seed 0 */

@@ -75,7 +75,7 @@ int registry_configure(struct registry *r, const char *const *dirs, size_t n, co
 void registry_free(struct registry *r);
 const struct bundle_set *registry_acquire(struct registry *r);
 
-/* Queues a directory for the loader thread (niced); ERR_CONFLICT without state dir. The result
+/* Queues a directory for the loader thread; ERR_CONFLICT without state dir. The result
  * shows in registry_list. */
 int registry_load_async(struct registry *r, const char *dir, struct err *err) WARN_UNUSED;
 /* NOT_FOUND, CONFLICT (still referenced by default or an alias; no state dir), IO (cannot be

@@ -1,5 +1,6 @@
 /* loader.c - bundles on their way in and out: posted directories wait here, one at a time is opened
- * in a niced thread, the last few failures are remembered; bundles nobody uses any more are freed.
+ * in a background thread, the last few failures are remembered; bundles nobody uses any more are
+ * freed.
  */
 #include "registry.h"
 
@@ -11,7 +12,6 @@
 
 #define JOBS_WAITING_MAX 16
 #define JOBS_FAILED_MAX 8
-#define LOADER_NICE 10
 #define SWEEP_NS 100000000 /* how often retired bundles are looked at */
 
 enum job_state { JOB_WAITING, JOB_LOADING, JOB_FAILED };
@@ -212,7 +212,7 @@ static void *loader_main(void *arg)
     struct registry *r = arg;
     struct job *job;
 
-    (void)nice(LOADER_NICE); /* this thread alone, on Linux */
+    thread_background();
     pthread_mutex_lock(&r->lock);
     while (!r->stopping) {
         sweep_locked(r, false);

@@ -2,7 +2,7 @@
  *
  * Readers take the current set, an immutable snapshot. A change copies the set, writes the state
  * file and swaps. Opening a bundle takes long and happens outside all that: in the loader thread,
- * which is niced, or in the caller of registry_configure. */
+ * in the background, or in the caller of registry_configure. */
 #include "registry.h"
 
 #include <stdlib.h>

@@ -24,7 +24,6 @@
 #include "recalld/recall.h"
 
 #define PASSWORD_FILE_MAX 4096
-#define RELOAD_NICE 10
 #define BREATH_US 5000 /* between looks at a behaviour stage that is starting or ending */
 #define FINISH_NS 200000000ull
 #define FINISH_MS 30000 /* a stop may take, after draining */
@@ -205,9 +204,7 @@ static int prepare_reload(struct app *a, struct job *j)
         let_it_connect(j->behaviour, j->config);
     }
     j->policy = recall_policy_new(j->config);
-    /* This thread alone, for requests are answered meanwhile; and only now, because threads it had
-     * started would have inherited it. */
-    (void)nice(RELOAD_NICE);
+    thread_background(); /* requests are answered meanwhile; the stage above is no background */
     return load_bundles(a->registry, j->config, &j->err);
 }
 

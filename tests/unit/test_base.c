@@ -1,6 +1,7 @@
 /* test_base.c - errors, log lines, memory, arenas, hashes, identifiers. */
 #include "recalld/base.h"
 
+#include <sched.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -373,6 +374,25 @@ static void an_identifier_is_a_uuid_of_version_7(void **state)
         assert_string_not_equal(ids[i - 1], ids[i]);
 }
 
+static void *step_back(void *policy)
+{
+    thread_background();
+    *(int *)policy = sched_getscheduler(0);
+    return NULL;
+}
+
+static void a_background_thread_steps_back_alone(void **state)
+{
+    pthread_t thread;
+    int before = sched_getscheduler(0), policy = -1;
+
+    (void)state;
+    assert_int_equal(pthread_create(&thread, NULL, step_back, &policy), 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(policy, SCHED_IDLE);
+    assert_int_equal(sched_getscheduler(0), before);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -397,6 +417,7 @@ int main(void)
         cmocka_unit_test(an_empty_arena_can_be_reset),
         cmocka_unit_test(hashes_agree_with_their_published_values),
         cmocka_unit_test(an_identifier_is_a_uuid_of_version_7),
+        cmocka_unit_test(a_background_thread_steps_back_alone),
     };
 
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
