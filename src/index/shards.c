@@ -151,22 +151,28 @@ void query_finish(struct index_query *q, struct top *tops)
         q->found[i] = top_finish(&tops[i], q->hits + (size_t)i * q->k);
 }
 
-/* Rows between two looks at the clock, and how far ahead rows are fetched from memory. */
-#define GATHER_BLOCK 1024
-#define GATHER_AHEAD 8
+/* Rows that are scored together, between two looks at the clock. */
+#define GATHER_BLOCK 64
 
 void gather(const struct vectors *v, struct index_query *q, struct top *tops, uint32_t first,
             const uint32_t *list, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        uint32_t row = list != NULL ? list[i] : first + (uint32_t)i;
-        const float *x = v->data + (size_t)row * v->dim;
+    uint32_t number[GATHER_BLOCK];
+    const float *rows[GATHER_BLOCK];
+    float scores[INDEX_INTERESTS_MAX * GATHER_BLOCK];
 
-        if (i % GATHER_BLOCK == 0 && query_late(q))
-            return;
-        if (list != NULL && i + GATHER_AHEAD < n)
-            prefetch_row(v, list[i + GATHER_AHEAD]);
+    for (size_t from = 0; from < n && !query_late(q); from += GATHER_BLOCK) {
+        size_t m = n - from < GATHER_BLOCK ? n - from : GATHER_BLOCK;
+
+        for (size_t i = 0; i < m; i++) {
+            number[i] = list != NULL ? list[from + i] : first + (uint32_t)(from + i);
+            rows[i] = v->data + (size_t)number[i] * v->dim;
+            if (list != NULL)
+                prefetch_row(v, number[i]);
+        }
+        vec_dot_table(scores, GATHER_BLOCK, q->interests, (size_t)q->n_interests, rows, m, v->dim);
         for (int j = 0; j < q->n_interests; j++)
-            top_offer(&tops[j], vec_dot(q->interests + (size_t)j * v->dim, x, v->dim), row);
+            for (size_t i = 0; i < m; i++)
+                top_offer(&tops[j], scores[(size_t)j * GATHER_BLOCK + i], number[i]);
     }
 }
