@@ -91,8 +91,10 @@ size_t index_memory(const struct index *ix);
 struct index_query {
     const float *interests; /* (n_interests, dim) */
     int n_interests;
-    size_t k;                        /* hits wanted per interest */
-    double effort;                   /* multiplier on the spec's effort, 1.0 = as tuned */
+    size_t k;      /* hits wanted per interest */
+    bool together; /* only the k best rows over all interests are wanted: lists may end early, but
+                      each of those rows is in one of them with its best score */
+    double effort; /* multiplier on the spec's effort, 1.0 = as tuned */
     const struct row_filter *filter; /* NULL = all rows */
     uint64_t deadline_ns;            /* clock_ns; 0 = none. Checked between shards and blocks */
     struct hit *hits;                /* out (n_interests, k), best first */

@@ -42,6 +42,7 @@ enum room {
     ROOM_INTERESTS,
     ROOM_LABELS,
     ROOM_SCORES,
+    ROOM_TOGETHER,
     ROOM_COUNT
 };
 struct index_scratch {

@@ -8,7 +8,10 @@
  *
  * So that few rows pass from the first tile on, t begins with a guess: what one tile in SAMPLE lets
  * expect, chosen low. When the k-th best final score turns out to be below the guess, rows may have
- * been thrown out wrongly, and the interest is searched again without one. */
+ * been thrown out wrongly, and the interest is searched again without one.
+ *
+ * A query that wants the k best of its interests together has one guess for them all, so that a few
+ * rows more than k pass, not as many for each interest. */
 #include "engine.h"
 #include "screen.h"
 
@@ -115,6 +118,7 @@ struct batch {
     struct screen_group *groups; /* (n_lanes / 4) */
     int32_t *words;              /* of the groups */
     uint64_t *keys;              /* room for the tops */
+    void *together;              /* room for what is looked at over all lanes of a query */
 };
 
 /* So few rows are scored by vec_dot at once. Measured with four interests: where one row in five
@@ -307,6 +311,51 @@ static void screen_all(const struct batch *b)
             screen_tiles(b, lane, t, t + step < n ? t + step : n, 1);
 }
 
+/* ---- rows over several lanes ----------------------------------------------------- */
+
+/* Counts different rows. */
+struct distinct {
+    uint32_t *slots; /* open addressing, at most half full; row + 1 or, empty, 0 */
+    size_t mask, count;
+};
+
+static size_t distinct_slots(size_t most)
+{
+    size_t n = 16;
+
+    while (n < 2 * most)
+        n *= 2;
+    return n;
+}
+
+/* Bytes for `most` rows and as many keys. */
+static size_t distinct_room(size_t most)
+{
+    return distinct_slots(most) * sizeof(uint32_t) + most * sizeof(uint64_t);
+}
+
+static struct distinct distinct_start(void *room, size_t most, uint64_t **keys)
+{
+    struct distinct d = {room, distinct_slots(most) - 1, 0};
+
+    memset(d.slots, 0, (d.mask + 1) * sizeof *d.slots);
+    if (keys != NULL)
+        *keys = (uint64_t *)(void *)(d.slots + d.mask + 1);
+    return d;
+}
+
+/* Returns how many there are now. */
+static size_t distinct_add(struct distinct *d, uint32_t row)
+{
+    size_t i = (size_t)((row * UINT64_C(0x9e3779b97f4a7c15)) >> 32) & d->mask;
+
+    while (d->slots[i] != 0 && d->slots[i] != row + 1)
+        i = (i + 1) & d->mask;
+    d->count += d->slots[i] == 0;
+    d->slots[i] = row + 1;
+    return d->count;
+}
+
 /* ---- the guess ------------------------------------------------------------------ */
 
 /* Of k rows, k / SAMPLE are expected in the sample. So much further down it, the k-th best of all
@@ -325,21 +374,46 @@ static bool worth_a_guess(const struct batch *b, size_t k)
     return rank < k && b->ix->all.rows / (8 * SAMPLE) >= rank;
 }
 
-/* The middle of the bounds of the row at the sample's rank. */
-static float guess_from(const struct batch *b, size_t lane)
+/* The middle of the bounds of a row whose low end is known. */
+static float middle(const struct batch *b, size_t lane, uint64_t key)
+{
+    size_t dim = b->ix->v.dim, row = key_row(key) - b->ix->all.first_row;
+
+    return key_score(key) + screen_bound(&b->groups[lane / TILE_INTERESTS], lane % TILE_INTERESTS,
+                                         tile_rows(tile_at(b->e, row / TILE_ROWS, dim), dim),
+                                         row % TILE_ROWS);
+}
+
+/* What the row at the sample's rank scores. */
+static float guess_alone(const struct batch *b, size_t lane)
 {
     struct top *t = &b->tops[lane];
-    size_t dim = b->ix->v.dim, row;
-    uint64_t least;
 
     if (t->n < t->k)
         return -INFINITY;
     top_cut(t);
-    least = top_least(t);
-    row = key_row(least) - b->ix->all.first_row;
-    return key_score(least) + screen_bound(&b->groups[lane / TILE_INTERESTS], lane % TILE_INTERESTS,
-                                           tile_rows(tile_at(b->e, row / TILE_ROWS, dim), dim),
-                                           row % TILE_ROWS);
+    return middle(b, lane, top_least(t));
+}
+
+/* The same over n lanes: a row is counted once, with its best score. */
+static float guess_together(const struct batch *b, size_t lane, size_t n, size_t rank)
+{
+    uint64_t *keys;
+    struct distinct d = distinct_start(b->together, n * rank, &keys);
+    size_t found = 0;
+
+    for (size_t i = lane; i < lane + n; i++) {
+        struct top *t = &b->tops[i];
+
+        top_cut(t);
+        for (size_t j = 0; j < t->n; j++)
+            keys[found++] = hit_order(middle(b, i, t->keys[j]), key_row(t->keys[j]));
+    }
+    top_sort(keys, found);
+    for (size_t i = 0; i < found; i++)
+        if (distinct_add(&d, key_row(keys[i])) == rank)
+            return key_score(keys[i]);
+    return -INFINITY;
 }
 
 static void start_top(const struct batch *b, size_t lane, size_t k, float floor)
@@ -356,6 +430,29 @@ static void start_top(const struct batch *b, size_t lane, size_t k, float floor)
         t->floor = floor;
 }
 
+/* How many lanes, from this one on, belong to its query. */
+static size_t lanes_of(const struct batch *b, size_t lane)
+{
+    return b->lanes[lane].q == NULL ? 1 : (size_t)b->lanes[lane].q->n_interests;
+}
+
+static void guess(const struct batch *b, size_t lane, size_t n)
+{
+    const struct index_query *q = b->lanes[lane].q;
+    bool together = q != NULL && q->together;
+    float of_all = together && worth_a_guess(b, q->k)
+                       ? guess_together(b, lane, n, sample_rank(q->k))
+                       : -INFINITY;
+
+    for (size_t i = lane; i < lane + n; i++) {
+        struct lane *l = &b->lanes[i];
+
+        if (worth_a_guess(b, l->k))
+            l->guess = together ? of_all : guess_alone(b, i);
+        start_top(b, i, l->k, l->guess);
+    }
+}
+
 static void make_guesses(const struct batch *b)
 {
     bool any = false;
@@ -369,11 +466,9 @@ static void make_guesses(const struct batch *b)
     }
     for (size_t lane = 0; any && lane < b->n_lanes; lane += TILE_INTERESTS)
         screen_tiles(b, lane, 0, b->e->n_tiles, SAMPLE);
-    for (size_t lane = 0; lane < b->n_lanes; lane++) {
-        struct lane *l = &b->lanes[lane];
-
-        l->guess = worth_a_guess(b, l->k) ? guess_from(b, lane) : -INFINITY;
-        start_top(b, lane, l->k, l->guess);
+    for (size_t lane = 0, n; lane < b->n_lanes; lane += n) {
+        n = lanes_of(b, lane);
+        guess(b, lane, n);
     }
 }
 
@@ -389,6 +484,31 @@ static bool settle(const struct batch *b, size_t lane)
     return l->done;
 }
 
+/* The same for the lanes of a query that has one guess: k rows must have reached it. Others that
+ * passed, but did not reach it, do not stay: some like them were thrown out. */
+static void settle_together(const struct batch *b, size_t lane, size_t n)
+{
+    const struct index_query *q = b->lanes[lane].q;
+    struct distinct d = distinct_start(b->together, n * q->k, NULL);
+    size_t reached = 0;
+
+    for (size_t i = lane; i < lane + n; i++) {
+        struct top *t = &b->tops[i];
+        uint64_t least = q->late ? 0 : hit_order(b->lanes[i].guess, UINT32_MAX);
+        size_t kept = 0;
+
+        rescore(b, i);
+        for (size_t j = 0; j < t->n; j++)
+            if (t->keys[j] >= least) {
+                reached = distinct_add(&d, key_row(t->keys[j]));
+                t->keys[kept++] = t->keys[j];
+            }
+        t->n = kept;
+    }
+    for (size_t i = lane; i < lane + n; i++)
+        b->lanes[i].done = q->late || reached >= q->k;
+}
+
 /* Searches again, without a guess, but from a floor that k rows are known to reach. What was found
  * is set aside, in the room behind the top's. */
 static void start_again(const struct batch *b, size_t lane)
@@ -402,17 +522,34 @@ static void start_again(const struct batch *b, size_t lane)
     start_top(b, lane, l->k, t->n == l->k ? key_score(top_least(t)) : -INFINITY);
 }
 
+/* False when some of the query's lanes have to be searched again. */
+static bool settle_query(const struct batch *b, size_t lane, size_t n)
+{
+    const struct index_query *q = b->lanes[lane].q;
+    bool done = true, together = false;
+
+    for (size_t i = lane; i < lane + n; i++)
+        together = together || (q != NULL && q->together && b->lanes[i].guess > -INFINITY);
+    if (together)
+        settle_together(b, lane, n);
+    for (size_t i = lane; i < lane + n; i++)
+        if (together ? !b->lanes[i].done : !settle(b, i)) {
+            start_again(b, i);
+            done = false;
+        }
+    return done;
+}
+
 static void search_lanes(const struct batch *b)
 {
     bool again = false;
 
     make_guesses(b);
     screen_all(b);
-    for (size_t lane = 0; lane < b->n_lanes; lane++)
-        if (!settle(b, lane)) {
-            start_again(b, lane);
-            again = true;
-        }
+    for (size_t lane = 0, n; lane < b->n_lanes; lane += n) {
+        n = lanes_of(b, lane);
+        again = !settle_query(b, lane, n) || again;
+    }
     if (!again)
         return;
     screen_all(b);
@@ -485,11 +622,13 @@ static void exact_search(const struct index *ix, struct index_scratch *s, struct
                          size_t n)
 {
     struct batch b = {.ix = ix, .e = ix->state};
-    size_t interests = TILE_INTERESTS - 1, keys = 0;
+    size_t interests = TILE_INTERESTS - 1, keys = 0, most = 1;
 
     for (size_t i = 0; i < n; i++) {
         interests += (size_t)q[i].n_interests;
         keys += (size_t)q[i].n_interests * (top_room(q[i].k) + q[i].k);
+        if (q[i].together && most < (size_t)q[i].n_interests * q[i].k)
+            most = (size_t)q[i].n_interests * q[i].k;
     }
     b.lanes = scratch_room(s, ROOM_LANES, interests, sizeof *b.lanes);
     b.tops = scratch_room(s, ROOM_TOPS, interests, sizeof *b.tops);
@@ -497,8 +636,9 @@ static void exact_search(const struct index *ix, struct index_scratch *s, struct
     b.groups = scratch_room(s, ROOM_GROUPS, interests / TILE_INTERESTS, sizeof *b.groups);
     b.words = scratch_room(s, ROOM_WORDS, interests / TILE_INTERESTS * screen_words(ix->v.dim),
                            sizeof *b.words);
+    b.together = scratch_room(s, ROOM_TOGETHER, distinct_room(most), 1);
     if (b.lanes == NULL || b.tops == NULL || b.keys == NULL || b.groups == NULL ||
-        b.words == NULL) {
+        b.words == NULL || b.together == NULL) {
         for (size_t i = 0; i < n; i++)
             for (size_t shard = 0; shard < ix->n_shards; shard++)
                 query_shard_failed(&q[i], shard, "out of memory");

@@ -66,18 +66,18 @@ static void select_largest(uint64_t *keys, size_t n, size_t k)
         insertion_sort(keys, n);
 }
 
-static void sort(uint64_t *keys, size_t n)
+void top_sort(uint64_t *keys, size_t n)
 {
     while (n > SMALL) {
         size_t above = partition(keys, n);
 
         /* The smaller half by recursion: the depth stays below 64. */
         if (above < n - above) {
-            sort(keys, above);
+            top_sort(keys, above);
             keys += above;
             n -= above;
         } else {
-            sort(keys + above, n - above);
+            top_sort(keys + above, n - above);
             n = above;
         }
     }
@@ -138,7 +138,7 @@ void top_join(struct top *t, const uint64_t *keys, size_t n)
     size_t kept = 0;
 
     memmove(t->keys + t->n, keys, n * sizeof *keys);
-    sort(t->keys, t->n + n);
+    top_sort(t->keys, t->n + n);
     for (size_t i = 0; i < t->n + n; i++)
         if (kept == 0 || t->keys[i] != t->keys[kept - 1])
             t->keys[kept++] = t->keys[i];
@@ -149,7 +149,7 @@ void top_join(struct top *t, const uint64_t *keys, size_t n)
 size_t top_finish(struct top *t, struct hit *hits)
 {
     top_cut(t);
-    sort(t->keys, t->n);
+    top_sort(t->keys, t->n);
     for (size_t i = 0; i < t->n; i++)
         hits[i] = (struct hit){key_row(t->keys[i]), key_score(t->keys[i])};
     return t->n;

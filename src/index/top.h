@@ -32,6 +32,8 @@ void top_drop(struct top *t);
 void top_prune(struct top *t);
 /* Keeps the k best as the scores stand: for final scores. */
 void top_cut(struct top *t);
+/* Largest first. */
+void top_sort(uint64_t *keys, size_t n);
 /* Adds n final entries, those that are there already once; there must be room. Keeps the k best. */
 void top_join(struct top *t, const uint64_t *keys, size_t n);
 /* The least of the entries; there must be one. */

@@ -358,6 +358,8 @@ static void first_query(struct recall_call *c, const float *interests)
     c->query = (struct index_query){
         .interests = interests,
         .n_interests = c->n_live,
+        /* To say who else found an item takes whole lists. */
+        .together = c->settings.merge == MERGE_MAX && c->settings.candidates == 0 && !c->explain,
         .effort = c->settings.effort,
         .filter = c->filter,
         .deadline_ns = c->deadline_ns,
