@@ -200,16 +200,28 @@ int file_load(struct mapped *m, const char *path, struct err *err) WARN_UNUSED;
  * within; *m becomes what is left. */
 void file_keep(struct mapped *m, const void *keep, size_t len);
 void file_unmap(struct mapped *m); /* of either kind */
+/* Of a mapped file, after `len` bytes at `at` were read: their pages need not stay in memory. They
+ * are read again when they are looked at again. */
+void file_forget(const struct mapped *m, const void *at, size_t len);
 /* The whole file into `out` (appended); more than `max` bytes is ERR_LIMIT. */
 int file_read(const char *path, size_t max, struct buf *out, struct err *err) WARN_UNUSED;
 /* Written beside, synced, then renamed: readers see the old bytes or the new ones, never half. */
 int file_write(const char *path, const void *bytes, size_t len, struct err *err) WARN_UNUSED;
+/* The same in pieces, for what is larger than memory should hold. */
+struct file_out;
+struct file_out *file_out_new(const char *path, struct err *err) WARN_UNUSED;
+int file_out_put(struct file_out *o, const void *bytes, size_t len, struct err *err) WARN_UNUSED;
+/* Synced and renamed, or, unless `keep`, gone without a trace. Frees in any case. */
+int file_out_end(struct file_out *o, bool keep, struct err *err) WARN_UNUSED;
 int file_mkdirs(const char *path, struct err *err) WARN_UNUSED;
 /* "dir/name" (or name alone when it is absolute); caller frees. */
 char *path_join(const char *dir, const char *name);
 
 #define SHA256_HEX 65 /* 64 digits and the NUL */
 void sha256_hex(const void *bytes, size_t len, char hex[SHA256_HEX]);
+/* HMAC-SHA256, all 32 bytes as hex. */
+void hmac_sha256_hex(const void *key, size_t key_len, const void *bytes, size_t len,
+                     char hex[SHA256_HEX]);
 
 /* ---- clocks and identifiers -------------------------------------------------- */
 
@@ -227,6 +239,11 @@ void thread_background(void);
 /* ---- hash -------------------------------------------------------------------- */
 
 uint64_t hash_bytes(const void *bytes, size_t len); /* XXH3, 64 bits, seed 0 */
+/* The same of bytes that come in pieces. */
+struct hash;
+struct hash *hash_new(void);
+void hash_add(struct hash *h, const void *bytes, size_t len);
+uint64_t hash_end(struct hash *h); /* frees */
 
 /* ---- queue: from many threads to many, bounded ------------------------------- */
 

@@ -65,14 +65,35 @@ const char *ckpt_meta_key(const struct ckpt *c, size_t i);
 const char *dtype_name(enum dtype d); /* as in safetensors */
 size_t dtype_size(enum dtype d);      /* 0 for DTYPE_OTHER */
 
-/* The values as float32, rounded from F64; integers and others are ERR_FORMAT. NaN, infinity and
- * what float32 cannot hold are refused, naming file, tensor and position. When it stands in the
- * file's bytes as aligned float32 the result is a view into them and *owned is NULL; otherwise
- * *owned is the copy, which the caller frees with free(). */
+/* The values as float32, rounded from F64; integers and others, and a tensor without values, are
+ * ERR_FORMAT. NaN, infinity and what float32 cannot hold are refused, naming file, tensor and
+ * position. When it stands in the file's bytes as aligned float32 the result is a view into them
+ * and *owned is NULL; otherwise *owned is the copy, which the caller frees with free(). */
 const float *tensor_f32(const struct ckpt *c, const struct tensor *t, float **owned,
                         struct err *err) WARN_UNUSED;
 
-/* For tools and tests: a safetensors file. Tensors in the order given, F32 only. */
+/* ---- for tools and tests ---- */
+
+/* Hears how many more bytes have been read. */
+typedef void (*ckpt_progress)(void *arg, size_t bytes);
+/* Checks the file's own checksums that are too much work for opening it: of the entries of
+ * PyTorch's zip files. (TensorFlow's are checked when it is opened, the others have none.) The file
+ * is read once, in pieces. `progress` may be NULL. */
+int ckpt_verify(const struct ckpt *c, ckpt_progress progress, void *arg, struct err *err)
+    WARN_UNUSED;
+/* How many bytes that reads. */
+size_t ckpt_verify_bytes(const struct ckpt *c);
+
+struct tensor_facts {
+    double min, max; /* of the finite values; 0 when there are none */
+    size_t finite, non_finite;
+    uint64_t xxh3; /* XXH3, 64 bits, of the values as stored: row-major, little-endian */
+};
+/* Reads a tensor once, in pieces. All zero for DTYPE_OTHER. */
+void tensor_measure(const struct ckpt *c, const struct tensor *t, struct tensor_facts *out,
+                    ckpt_progress progress, void *arg);
+
+/* A safetensors file. Tensors in the order given, F32 only. */
 struct ckpt_writer_tensor {
     const char *name;
     int n_dims;
@@ -81,7 +102,9 @@ struct ckpt_writer_tensor {
 };
 void ckpt_encode(struct buf *out, const struct ckpt_writer_tensor *t, size_t n,
                  const char *const *meta /* key, value, ..., NULL; or NULL */);
-/* All tensors of floats and the metadata as safetensors, F32, in the order of `c`. */
+/* All tensors of floats and the metadata as safetensors, F32, in the order of `c`, after
+ * ckpt_verify. NaN and infinity stay: a tensor that nobody uses may hold them. In pieces: it takes
+ * little memory. What is at `path` is replaced. */
 int ckpt_convert(const struct ckpt *c, const char *path, struct err *err) WARN_UNUSED;
 int ckpt_write(const char *path, const struct ckpt_writer_tensor *t, size_t n,
                const char *const *meta, struct err *err) WARN_UNUSED;

@@ -104,6 +104,26 @@ void model_options_each(const struct model_options *o,
                         void (*each)(void *arg, const char *key, const char *json), void *arg);
 bool model_options_is_key(const char *key);
 
+/* What a checkpoint tells of its model, for people; by the steps of model_open, but no values are
+ * read. First the variants that its tensors fit; of these, or of the one that its metadata name,
+ * the rest. */
+enum model_finding_kind {
+    FINDING_VARIANT, /* name: a variant that fits; text: why */
+    FINDING_REFUSAL, /* name: such a variant; text: why it will not load */
+    FINDING_MISSING, /* nothing fits; name: a variant; text: the tensors that it would need */
+    FINDING_TOLD,    /* name: an option; value: from shapes or metadata */
+    FINDING_UNTOLD,  /* name: an option; value: what holds unless it is said, NULL: it must be said;
+                        text: what it is */
+    FINDING_TENSOR,  /* name: a tensor that is used; text: as what */
+};
+struct model_finding {
+    enum model_finding_kind kind;
+    const char *name, *value, *text; /* NULL where not listed above; borrowed for the call */
+};
+/* Returns how many variants fit. `dir` as for model_open. */
+size_t model_guess(const struct ckpt *c, const char *dir,
+                   void (*each)(void *arg, const struct model_finding *f), void *arg);
+
 struct model;
 /* `dir` is where INIT_FILE paths start (NULL: the working directory). Nothing of `c` is read any
  * more once the model is open, but for the item table in its bytes: see model_view. ERR_USAGE:

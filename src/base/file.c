@@ -120,6 +120,16 @@ void file_keep(struct mapped *m, const void *keep, size_t len)
     *m = (struct mapped){(const uint8_t *)first, last - first};
 }
 
+void file_forget(const struct mapped *m, const void *at, size_t len)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t first = (uintptr_t)at / page * page, end = (uintptr_t)m->bytes + m->len;
+    uintptr_t last = (uintptr_t)at + len == end ? end : ((uintptr_t)at + len) / page * page;
+
+    if (last > first)
+        madvise((void *)first, last - first, MADV_DONTNEED);
+}
+
 void file_unmap(struct mapped *m)
 {
     if (m->len > 0)
@@ -207,38 +217,64 @@ static void sync_folder_of(const char *path)
     free(dir);
 }
 
-static int write_synced(const char *path, const void *bytes, size_t len, struct err *err)
+struct file_out {
+    char *path, *beside;
+    int fd;
+};
+
+struct file_out *file_out_new(const char *path, struct err *err)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    struct file_out *o = xcalloc(1, sizeof *o);
+    uint64_t unique = clock_ns();
+
+    if (getrandom(&unique, sizeof unique, GRND_NONBLOCK) == -1)
+        unique ^= (uint64_t)getpid() << 32;
+    o->path = xstrdup(path);
+    o->beside = xasprintf("%s.%016llx.tmp", path, (unsigned long long)unique);
+    o->fd = open(o->beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (o->fd != -1)
+        return o;
+    fail(err, o->beside, "cannot create");
+    free(o->path);
+    free(o->beside);
+    free(o);
+    return NULL;
+}
+
+int file_out_put(struct file_out *o, const void *bytes, size_t len, struct err *err)
+{
+    return write_all(o->fd, bytes, len) == -1 ? fail(err, o->beside, "cannot write") : 0;
+}
+
+int file_out_end(struct file_out *o, bool keep, struct err *err)
+{
     int result = 0;
 
-    if (fd == -1)
-        return fail(err, path, "cannot create");
-    if (write_all(fd, bytes, len) == -1 || fsync(fd) == -1)
-        result = fail(err, path, "cannot write");
-    if (close(fd) == -1 && result == 0)
-        result = fail(err, path, "cannot write");
+    if (keep && fsync(o->fd) == -1)
+        result = fail(err, o->beside, "cannot write");
+    if (close(o->fd) == -1 && keep && result == 0)
+        result = fail(err, o->beside, "cannot write");
+    if (keep && result == 0 && rename(o->beside, o->path) == -1)
+        result = fail(err, o->path, "cannot rename into place");
+    if (keep && result == 0)
+        sync_folder_of(o->path);
+    else
+        unlink(o->beside);
+    free(o->path);
+    free(o->beside);
+    free(o);
     return result;
 }
 
 int file_write(const char *path, const void *bytes, size_t len, struct err *err)
 {
-    uint64_t unique = clock_ns();
-    char *beside;
+    struct file_out *o = file_out_new(path, err);
     int result;
 
-    if (getrandom(&unique, sizeof unique, GRND_NONBLOCK) == -1)
-        unique ^= (uint64_t)getpid() << 32;
-    beside = xasprintf("%s.%016llx.tmp", path, (unsigned long long)unique);
-    result = write_synced(beside, bytes, len, err);
-    if (result == 0 && rename(beside, path) == -1)
-        result = fail(err, path, "cannot rename into place");
-    if (result == 0)
-        sync_folder_of(path);
-    else
-        unlink(beside);
-    free(beside);
-    return result;
+    if (o == NULL)
+        return -1;
+    result = file_out_put(o, bytes, len, err);
+    return file_out_end(o, result == 0, err) == -1 ? -1 : result;
 }
 
 static int make_folder(const char *path, struct err *err)

@@ -1,5 +1,5 @@
-/* ckpt.c - tells checkpoint formats apart, finds tensors by name and hands out their values as
- * float32. What a format looks like inside is its own file's business. */
+/* ckpt.c - tells checkpoint formats apart and finds tensors by name. What a format looks like
+ * inside is its own file's business; values.c hands out what the tensors hold. */
 #include "format.h"
 
 #include <stdlib.h>
@@ -140,11 +140,8 @@ int tensor_set(const struct ckpt *c, struct tensor *t, enum dtype dtype, const u
     t->n_dims = (int)n_dims;
     t->count = 1;
     for (size_t d = 0; d < n_dims; d++) {
-        if (shape[d] < 1)
-            return err_set(err, ERR_FORMAT, "%s: tensor %s: size %zu of shape is not 1 or more",
-                           c->name, t->name, d);
         t->shape[d] = (size_t)shape[d];
-        if (!mem_product(t->count, t->shape[d], &t->count))
+        if (shape[d] > INT64_MAX || !mem_product(t->count, t->shape[d], &t->count))
             return err_set(err, ERR_FORMAT, "%s: tensor %s: shape is too large", c->name, t->name);
     }
     if (!mem_product(t->count, dtype_size(dtype), &t->bytes))
@@ -172,6 +169,49 @@ uint8_t *ckpt_own(struct ckpt *c, size_t bytes, struct err *err)
     c->owned = o;
     c->owned_bytes += bytes;
     return o->bytes;
+}
+
+int ckpt_gather(struct ckpt *c, struct tensor *t, const uint64_t *strides, struct err *err)
+{
+    size_t size = dtype_size(t->dtype), at[CKPT_MAX_DIMS] = {0};
+    uint8_t *out = ckpt_own(c, t->bytes, err);
+
+    if (out == NULL)
+        return -1;
+    for (size_t i = 0; i < t->count; i++) {
+        uint64_t place = 0;
+
+        for (int d = 0; d < t->n_dims; d++)
+            place += at[d] * strides[d];
+        memcpy(out + i * size, t->data + place * size, size);
+        for (int d = t->n_dims; d-- > 0 && ++at[d] == t->shape[d];)
+            at[d] = 0;
+    }
+    t->data = out;
+    return 0;
+}
+
+void ckpt_add_sum(struct ckpt *c, const struct ckpt_sum *sum)
+{
+    if (c->n_sums == c->sums_room) {
+        c->sums_room = c->sums_room == 0 ? 16 : 2 * c->sums_room;
+        c->sums = xrealloc(c->sums, c->sums_room * sizeof *c->sums);
+    }
+    c->sums[c->n_sums++] = *sum;
+}
+
+static bool holds(const struct mapped *m, const uint8_t *at)
+{
+    return m->len > 0 && at >= m->bytes && at < m->bytes + m->len;
+}
+
+void ckpt_forget(const struct ckpt *c, const uint8_t *at, size_t len)
+{
+    if (holds(&c->file, at))
+        file_forget(&c->file, at, len);
+    for (size_t i = 0; i < c->n_parts; i++)
+        if (holds(&c->parts[i], at))
+            file_forget(&c->parts[i], at, len);
 }
 
 const char *ckpt_other(struct ckpt *c, struct str name)
@@ -260,6 +300,7 @@ void ckpt_free(struct ckpt *c)
         c->owned = o->next;
         free(o);
     }
+    free(c->sums);
     free(c->by_name);
     free(c->tensors);
     arena_clear(&c->text);
@@ -345,153 +386,4 @@ const char *dtype_name(enum dtype d)
 size_t dtype_size(enum dtype d)
 {
     return dtypes[d].size;
-}
-
-/* ---- values as float32 --------------------------------------------------------- */
-
-static float from_bits(uint32_t bits)
-{
-    float f;
-
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-
-/* IEEE half to single; every half has an exact single. */
-static float from_f16(uint16_t half)
-{
-    uint32_t sign = (uint32_t)(half & 0x8000) << 16;
-    uint32_t exponent = half >> 10 & 0x1f, fraction = half & 0x3ff;
-
-    if (exponent == 0) { /* zero or subnormal: fraction * 2^-24 */
-        float f = (float)fraction * 0x1p-24f;
-
-        return sign != 0 ? -f : f;
-    }
-    if (exponent == 0x1f)
-        return from_bits(sign | 0x7f800000 | fraction << 13);
-    return from_bits(sign | (exponent + 112) << 23 | fraction << 13);
-}
-
-static uint16_t u16le(const uint8_t *p)
-{
-    return (uint16_t)(p[0] | p[1] << 8);
-}
-
-/* What a float cannot hold becomes infinity here, and is refused as such. */
-static float from_f64(const uint8_t *p)
-{
-    double d;
-
-    memcpy(&d, p, sizeof d);
-    return (float)d;
-}
-
-static void convert(float *out, const struct tensor *t)
-{
-    if (t->dtype == DTYPE_F32)
-        memcpy(out, t->data, t->bytes);
-    else if (t->dtype == DTYPE_F64)
-        for (size_t i = 0; i < t->count; i++)
-            out[i] = from_f64(t->data + 8 * i);
-    else if (t->dtype == DTYPE_F16)
-        for (size_t i = 0; i < t->count; i++)
-            out[i] = from_f16(u16le(t->data + 2 * i));
-    else
-        for (size_t i = 0; i < t->count; i++)
-            out[i] = from_bits((uint32_t)u16le(t->data + 2 * i) << 16);
-}
-
-#define EXPONENT_ALL_ONES 0x7f800000u
-
-static bool is_finite(float f)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &f, sizeof bits);
-    return (bits & EXPONENT_ALL_ONES) != EXPONENT_ALL_ONES;
-}
-
-/* How many values from the start are finite. Whole blocks first: no branch inside. */
-static size_t finite_count(const float *v, size_t n)
-{
-    enum { BLOCK = 256 };
-    size_t i = 0;
-
-    for (bool clean = true; clean && n - i >= BLOCK; i += clean ? BLOCK : 0) {
-        unsigned bad = 0;
-
-        for (size_t j = 0; j < BLOCK; j++)
-            bad |= !is_finite(v[i + j]);
-        clean = bad == 0;
-    }
-    while (i < n && is_finite(v[i]))
-        i++;
-    return i;
-}
-
-/* "[192,57]" for element `at`. */
-static void put_coordinates(struct buf *b, const struct tensor *t, size_t at)
-{
-    size_t below = t->count;
-
-    buf_putc(b, '[');
-    for (int d = 0; d < t->n_dims; d++) {
-        below /= t->shape[d];
-        buf_printf(b, d > 0 ? ",%zu" : "%zu", at / below % t->shape[d]);
-    }
-    buf_putc(b, ']');
-}
-
-static int refuse_non_finite(const struct ckpt *c, const struct tensor *t, const float *v,
-                             struct err *err)
-{
-    size_t at = finite_count(v, t->count);
-    struct buf where = BUF_INIT;
-
-    if (at == t->count)
-        return 0;
-    put_coordinates(&where, t, at);
-    err_set(err, ERR_FORMAT, "%s: tensor %s holds %s at element %zu %s", c->name, t->name,
-            v[at] != v[at] ? "NaN" : "infinity", at, buf_cstr(&where));
-    buf_clear(&where);
-    return -1;
-}
-
-/* In the bytes of the one file: what a loader made, or mapped from another, ends with the ckpt. */
-static bool is_view(const struct ckpt *c, const struct tensor *t)
-{
-    return t->dtype == DTYPE_F32 && (uintptr_t)t->data % _Alignof(float) == 0 &&
-           t->data >= c->bytes && t->data < c->bytes + c->len;
-}
-
-const float *tensor_f32(const struct ckpt *c, const struct tensor *t, float **owned,
-                        struct err *err)
-{
-    const float *values;
-
-    *owned = NULL;
-    if (t->dtype > DTYPE_BF16) {
-        err_set(err, ERR_FORMAT, "%s: tensor %s holds %s, floats are needed", c->name, t->name,
-                t->dtype == DTYPE_OTHER ? t->other : dtype_name(t->dtype));
-        return NULL;
-    }
-    if (is_view(c, t)) {
-        values = (const float *)(const void *)t->data;
-    } else {
-        *owned = mem_try_aligned(t->count, sizeof(float));
-        if (*owned == NULL) {
-            err_set(err, ERR_NOMEM, "%s: no memory for tensor %s (%zu values)", c->name, t->name,
-                    t->count);
-            return NULL;
-        }
-        convert(*owned, t);
-        values = *owned;
-    }
-    if (refuse_non_finite(c, t, values, err) == -1) {
-        free(*owned);
-        *owned = NULL;
-        return NULL;
-    }
-    return values;
 }

@@ -21,6 +21,14 @@ struct owned {
     _Alignas(64) uint8_t bytes[];
 };
 
+/* A checksum of the format's own, CRC-32, of bytes that are not read when a file is opened. */
+struct ckpt_sum {
+    struct str name; /* a view: of the zip entry */
+    const uint8_t *bytes;
+    size_t len;
+    uint32_t crc;
+};
+
 struct ckpt {
     char *name; /* for messages */
     const struct ckpt_format *format;
@@ -39,6 +47,8 @@ struct ckpt {
     struct arena text;
     struct owned *owned; /* data that is not stored as a view needs it */
     size_t owned_bytes;
+    struct ckpt_sum *sums;
+    size_t n_sums, sums_room;
     /* Filled by ckpt.c. */
     const struct tensor **by_name; /* sorted */
 };
@@ -62,6 +72,18 @@ int tensorflow_load(struct ckpt *c, struct err *err) WARN_UNUSED;
 /* The file to open, to be freed; NULL with *err set. */
 char *ckpt_locate(const char *path, struct err *err) WARN_UNUSED;
 
+/* ---- values (values.c) ---- */
+
+/* The `n` values from element `first` on as float32. NaN and infinity stay; a double that float32
+ * cannot hold is refused. */
+int tensor_block(const struct ckpt *c, const struct tensor *t, size_t first, size_t n, float *out,
+                 struct err *err) WARN_UNUSED;
+/* Whether tensor_f32 can give its values. */
+static inline bool tensor_is_floats(const struct tensor *t)
+{
+    return t->dtype <= DTYPE_BF16;
+}
+
 /* ---- what loaders share (ckpt.c) ---- */
 
 /* Whether it can be a tensor's name: 1 to CKPT_MAX_NAME bytes of text. */
@@ -69,12 +91,22 @@ int ckpt_check_name(const struct ckpt *c, struct str name, struct err *err) WARN
 /* The next tensor, with a copy of its name, which is checked. NULL with *err set. Valid until the
  * next call. */
 struct tensor *ckpt_add(struct ckpt *c, struct str name, struct err *err) WARN_UNUSED;
-/* Sets dtype, shape, count and bytes of a tensor; -1 when a size is 0 or the product too large. */
+/* Sets dtype, shape, count and bytes of a tensor; -1 when the product is too large. A size may be
+ * 0: `data` is set all the same, to any address. */
 int tensor_set(const struct ckpt *c, struct tensor *t, enum dtype dtype, const uint64_t *shape,
                size_t n_dims, struct err *err) WARN_UNUSED;
 /* Memory that lives as long as the ckpt; all of it together stays below twice the file's size and a
  * little, so a file cannot make us allocate what it does not hold. NULL with *err set. */
 uint8_t *ckpt_own(struct ckpt *c, size_t bytes, struct err *err) WARN_UNUSED;
+/* From data whose element at (i, j, ..) is i * strides[0] + j * strides[1] .. elements behind
+ * t->data, all within the file, to a row-major copy. */
+int ckpt_gather(struct ckpt *c, struct tensor *t, const uint64_t *strides, struct err *err)
+    WARN_UNUSED;
+void ckpt_add_sum(struct ckpt *c, const struct ckpt_sum *sum);
+/* Of a file that is mapped: these bytes have been read and need not stay in memory. */
+void ckpt_forget(const struct ckpt *c, const uint8_t *at, size_t len);
+/* So many bytes are read before they are forgotten. */
+#define CKPT_BLOCK ((size_t)4 << 20)
 /* What a file calls a dtype that is not read, as text that can be shown: the `other` of a tensor.
  */
 const char *ckpt_other(struct ckpt *c, struct str name);

@@ -121,6 +121,11 @@ static int read_raw(struct load *l, const struct pickle *array, const struct pic
             return refuse(l, array, name, "the bytes of an array are none");
         return decode_latin1(l, text, name, len, data);
     }
+    if (len == 0 && (is_call(p, "builtins", "bytes") || is_call(p, "__builtin__", "bytes")) &&
+        p->call.args->list.n == 0) { /* how protocol 2 writes no bytes */
+        *data = l->c->bytes;
+        return 0;
+    }
     if (p->kind != PICKLE_BYTES && p->kind != PICKLE_TEXT)
         return refuse(l, array, name, "the bytes of an array are none");
     if (p->bytes.len != len)
@@ -132,22 +137,13 @@ static int read_raw(struct load *l, const struct pickle *array, const struct pic
 /* Column-major to row-major. */
 static int reorder(struct load *l, struct tensor *t)
 {
-    size_t size = dtype_size(t->dtype), at[CKPT_MAX_DIMS] = {0};
-    uint8_t *out = ckpt_own(l->c, t->bytes, l->err);
+    uint64_t strides[CKPT_MAX_DIMS], step = 1;
 
-    if (out == NULL)
-        return -1;
-    for (size_t i = 0; i < t->count; i++) {
-        size_t from = 0;
-
-        for (int d = t->n_dims; d-- > 0;)
-            from = from * t->shape[d] + at[d];
-        memcpy(out + i * size, t->data + from * size, size);
-        for (int d = t->n_dims; d-- > 0 && ++at[d] == t->shape[d];)
-            at[d] = 0;
+    for (int d = 0; d < t->n_dims; d++) {
+        strides[d] = step;
+        step *= t->shape[d];
     }
-    t->data = out;
-    return 0;
+    return ckpt_gather(l->c, t, strides, l->err);
 }
 
 /* ---- arrays --------------------------------------------------------------------- */

@@ -1,16 +1,9 @@
-/* pickle.c - the stack machine of a pickle, reduced to what leaves records behind. */
+/* pickle.c - the opcodes of a pickle, reduced to what leaves records behind; and what callers ask
+ * of these. */
 #include "pickle.h"
+#include "machine.h"
 
-#include <stdio.h>
 #include <string.h>
-
-#define DEPTH_MAX 64
-#define STACK_MAX 100000 /* writers add to a container after every thousand */
-#define MEMO_MAX 1000000
-#define RECORDS_MAX 4000000 /* a tensor of torch takes about 25 */
-#define PUSHES_MAX 8000000  /* what is in a list takes no record each time */
-#define RECORDS_FREE 1000   /* beyond these, a record for every two bytes: writers need three */
-#define BLOCK 256           /* records that are allocated at once */
 
 enum {
     MARK = '(',
@@ -76,158 +69,31 @@ static const struct {
     {"collections", "defaultdict"},
     {"collections", "Counter"},
     {"torch._utils", "_rebuild_tensor_v2"},
+    {"torch._utils", "_rebuild_tensor_v3"},
     {"torch._utils", "_rebuild_parameter"},
+    {"torch.storage", "UntypedStorage"},
     {"torch", "Size"},
     {"torch", "device"},
     {"torch", "*Storage"},
+    {"torch", "uint16"}, /* dtypes, of _rebuild_tensor_v3 */
+    {"torch", "uint32"},
+    {"torch", "uint64"},
+    {"torch", "float8_e4m3fn"},
+    {"torch", "float8_e4m3fnuz"},
+    {"torch", "float8_e5m2"},
+    {"torch", "float8_e5m2fnuz"},
+    {"torch", "float8_e8m0fnu"},
 };
 
 /* What takes one byte of the file takes no record: these never change. */
 static struct pickle none = {.kind = PICKLE_NONE}, yes = {.kind = PICKLE_BOOL, .boolean = true},
                      no = {.kind = PICKLE_BOOL}, empty_tuple = {.kind = PICKLE_TUPLE};
 
-struct machine {
-    struct reader *in;
-    struct arena *arena;
-    struct err *err;
-    size_t at; /* of the current opcode */
-    struct pickle_list stack, memo, *persistent;
-    size_t marks[DEPTH_MAX], n_marks;
-    size_t n_records, max_records, n_pushes;
-    struct pickle *block; /* the next of the records that are allocated */
-    size_t block_left;
-};
-
-static int refuse(struct machine *m, const char *fmt, ...) PRINTF_LIKE(2, 3);
-
-static int refuse(struct machine *m, const char *fmt, ...)
-{
-    char reason[256];
-    va_list args;
-
-    va_start(args, fmt);
-    vsnprintf(reason, sizeof reason, fmt, args);
-    va_end(args);
-    return err_set(m->err, ERR_FORMAT, "%s: offset %zu: %s", m->in->name, m->at, reason);
-}
-
-/* ---- stack and memo ------------------------------------------------------------- */
-
-static void list_grow(struct machine *m, struct pickle_list *s, size_t n)
-{
-    struct pickle **larger;
-    size_t room = s->room == 0 ? 64 : s->room;
-
-    if (n <= s->room)
-        return;
-    while (room < n)
-        room *= 2;
-    larger = arena_alloc(m->arena, room * sizeof *larger);
-    if (s->n > 0)
-        memcpy(larger, s->items, s->n * sizeof *larger);
-    s->items = larger;
-    s->room = room;
-}
-
-static void list_add(struct machine *m, struct pickle_list *s, struct pickle *p)
-{
-    list_grow(m, s, s->n + 1);
-    s->items[s->n++] = p;
-}
-
-static int push(struct machine *m, struct pickle *p)
-{
-    if (m->stack.n == STACK_MAX)
-        return refuse(m, "more than %d values on the stack", STACK_MAX);
-    if (m->n_pushes++ == PUSHES_MAX)
-        return refuse(m, "more than %d values", PUSHES_MAX);
-    list_add(m, &m->stack, p);
-    return 0;
-}
-
-/* What lies above the last mark, or the bottom. */
-static size_t above_mark(const struct machine *m)
-{
-    return m->stack.n - (m->n_marks > 0 ? m->marks[m->n_marks - 1] : 0);
-}
-
-/* NULL with the error set when nothing is there to take. */
-static struct pickle *pop(struct machine *m)
-{
-    if (above_mark(m) == 0) {
-        refuse(m, "an operation finds nothing to work on");
-        return NULL;
-    }
-    return m->stack.items[--m->stack.n];
-}
-
-static struct pickle *top(struct machine *m)
-{
-    if (above_mark(m) == 0) {
-        refuse(m, "an operation finds nothing to work on");
-        return NULL;
-    }
-    return m->stack.items[m->stack.n - 1];
-}
-
-static int count_records(struct machine *m, size_t n)
-{
-    if (n > m->max_records - m->n_records)
-        return refuse(m, "more than %zu values, the limit for a file of this size", m->max_records);
-    m->n_records += n;
-    return 0;
-}
-
-static struct pickle *record(struct machine *m, enum pickle_kind kind)
-{
-    if (count_records(m, 1) == -1)
-        return NULL;
-    if (m->block_left == 0) {
-        m->block = arena_alloc(m->arena, BLOCK * sizeof *m->block);
-        m->block_left = BLOCK;
-    }
-    m->block_left--;
-    *m->block = (struct pickle){.kind = kind, .at = m->at};
-    return m->block++;
-}
-
-static int push_new(struct machine *m, struct pickle *p)
-{
-    return p == NULL ? -1 : push(m, p);
-}
-
-static int memo_put(struct machine *m, uint64_t slot)
-{
-    struct pickle *p = top(m);
-
-    if (p == NULL)
-        return -1;
-    if (slot >= MEMO_MAX)
-        return refuse(m, "memo slot %llu, at most %d are allowed", (unsigned long long)slot,
-                      MEMO_MAX);
-    /* Slots are given out in order; one that is far off must not cost memory for those before. */
-    if (slot > m->memo.n + 1024)
-        return refuse(m, "memo slot %llu where %zu are in use", (unsigned long long)slot,
-                      m->memo.n);
-    list_grow(m, &m->memo, (size_t)slot + 1);
-    while (m->memo.n <= slot)
-        m->memo.items[m->memo.n++] = NULL;
-    m->memo.items[slot] = p;
-    return 0;
-}
-
-static int memo_get(struct machine *m, uint64_t slot)
-{
-    if (slot >= m->memo.n || m->memo.items[slot] == NULL)
-        return refuse(m, "memo slot %llu is empty", (unsigned long long)slot);
-    return push(m, m->memo.items[slot]);
-}
-
 /* ---- reading -------------------------------------------------------------------- */
 
 static int cut_short(struct machine *m)
 {
-    return refuse(m, "the file ends within a value");
+    return machine_refuse(m, "the file ends within a value");
 }
 
 /* `width` bytes, little-endian. */
@@ -249,8 +115,8 @@ static int read_bytes(struct machine *m, size_t width, struct str *s)
     if (read_number(m, width, &len) == -1)
         return -1;
     if (len > reader_left(m->in))
-        return refuse(m, "a string of %llu bytes where %zu are left", (unsigned long long)len,
-                      reader_left(m->in));
+        return machine_refuse(m, "a string of %llu bytes where %zu are left",
+                              (unsigned long long)len, reader_left(m->in));
     *s = (struct str){(const char *)m->in->p, (size_t)len};
     m->in->p += len;
     return 0;
@@ -272,11 +138,11 @@ static int read_line(struct machine *m, struct str *s)
 
 static int push_int(struct machine *m, int64_t v)
 {
-    struct pickle *p = record(m, PICKLE_INT);
+    struct pickle *p = machine_record(m, PICKLE_INT);
 
     if (p != NULL)
         p->number = v;
-    return push_new(m, p);
+    return machine_push_new(m, p);
 }
 
 static int op_int(struct machine *m, size_t width)
@@ -297,10 +163,10 @@ static int op_long(struct machine *m)
     if (read_bytes(m, 1, &bytes) == -1)
         return -1;
     if (bytes.len > 8) {
-        p = record(m, PICKLE_LONG);
+        p = machine_record(m, PICKLE_LONG);
         if (p != NULL)
             p->bytes = bytes;
-        return push_new(m, p);
+        return machine_push_new(m, p);
     }
     if (bytes.len > 0 && (bytes.p[bytes.len - 1] & 0x80) != 0)
         v = bytes.len < 8 ? UINT64_MAX << (8 * bytes.len) : 0;
@@ -311,134 +177,46 @@ static int op_long(struct machine *m)
 
 static int op_float(struct machine *m)
 {
-    struct pickle *p = record(m, PICKLE_FLOAT);
+    struct pickle *p = machine_record(m, PICKLE_FLOAT);
     uint64_t v;
 
     if (p == NULL || read_number(m, 8, &v) == -1)
         return -1;
     v = __builtin_bswap64(v); /* the one number that is stored big-endian */
     memcpy(&p->real, &v, sizeof v);
-    return push_new(m, p);
+    return machine_push_new(m, p);
 }
 
 static int op_text(struct machine *m, size_t width)
 {
-    struct pickle *p = record(m, PICKLE_TEXT);
+    struct pickle *p = machine_record(m, PICKLE_TEXT);
 
     if (p == NULL || read_bytes(m, width, &p->bytes) == -1)
         return -1;
     if (!utf8_valid(p->bytes.p, p->bytes.len))
-        return refuse(m, "a text that is not UTF-8");
-    return push_new(m, p);
+        return machine_refuse(m, "a text that is not UTF-8");
+    return machine_push_new(m, p);
 }
 
 static int op_bytes(struct machine *m, size_t width)
 {
-    struct pickle *p = record(m, PICKLE_BYTES);
+    struct pickle *p = machine_record(m, PICKLE_BYTES);
 
     if (p == NULL || read_bytes(m, width, &p->bytes) == -1)
         return -1;
-    return push_new(m, p);
+    return machine_push_new(m, p);
 }
 
 /* A string of Python 2 is text or bytes, whichever it looks like; both keep its bytes. */
 static int op_string(struct machine *m, size_t width)
 {
-    struct pickle *p = record(m, PICKLE_BYTES);
+    struct pickle *p = machine_record(m, PICKLE_BYTES);
 
     if (p == NULL || read_bytes(m, width, &p->bytes) == -1)
         return -1;
     if (utf8_valid(p->bytes.p, p->bytes.len))
         p->kind = PICKLE_TEXT;
-    return push_new(m, p);
-}
-
-/* ---- containers ----------------------------------------------------------------- */
-
-static int op_mark(struct machine *m)
-{
-    if (m->n_marks == DEPTH_MAX)
-        return refuse(m, "nested deeper than %d", DEPTH_MAX);
-    m->marks[m->n_marks++] = m->stack.n;
-    return 0;
-}
-
-/* Takes the mark away; *n is what lay above it, and stays on the stack. */
-static int end_mark(struct machine *m, size_t *n)
-{
-    *n = 0;
-    if (m->n_marks == 0)
-        return refuse(m, "an operation finds no mark");
-    *n = above_mark(m);
-    m->n_marks--;
-    return 0;
-}
-
-static struct pickle **take(struct machine *m, size_t n)
-{
-    struct pickle **items = arena_alloc(m->arena, (n + 1) * sizeof *items);
-
-    m->stack.n -= n;
-    if (n > 0)
-        memcpy(items, m->stack.items + m->stack.n, n * sizeof *items);
-    return items;
-}
-
-static int op_tuple(struct machine *m, size_t n)
-{
-    struct pickle *p;
-
-    if (above_mark(m) < n)
-        return refuse(m, "an operation finds nothing to work on");
-    p = record(m, PICKLE_TUPLE);
-    if (p == NULL)
-        return -1;
-    p->list.items = take(m, n);
-    p->list.n = n;
-    return push_new(m, p);
-}
-
-static int op_marked_tuple(struct machine *m)
-{
-    size_t n;
-
-    return end_mark(m, &n) == -1 ? -1 : op_tuple(m, n);
-}
-
-/* Moves the n values on top into the container below them. A container that is added to again and
- * again doubles its room. */
-static int op_add(struct machine *m, enum pickle_kind kind, size_t n)
-{
-    struct pickle *into, **items;
-
-    if (above_mark(m) < n + 1)
-        return refuse(m, "an operation finds nothing to work on");
-    into = m->stack.items[m->stack.n - n - 1];
-    if (into->kind != kind)
-        return refuse(m, "an operation adds to what is no %s",
-                      kind == PICKLE_DICT ? "dict" : "list");
-    if (kind == PICKLE_DICT && n % 2 != 0)
-        return refuse(m, "a key without a value");
-    if (into->list.n + n > into->list.room) {
-        into->list.room = 2 * (into->list.n + n);
-        items = arena_alloc(m->arena, into->list.room * sizeof *items);
-        if (into->list.n > 0)
-            memcpy(items, into->list.items, into->list.n * sizeof *items);
-        into->list.items = items;
-    }
-    if (n > 0)
-        memcpy(into->list.items + into->list.n, m->stack.items + m->stack.n - n,
-               n * sizeof *into->list.items);
-    into->list.n += n;
-    m->stack.n -= n;
-    return 0;
-}
-
-static int op_marked_add(struct machine *m, enum pickle_kind kind)
-{
-    size_t n;
-
-    return end_mark(m, &n) == -1 ? -1 : op_add(m, kind, n);
+    return machine_push_new(m, p);
 }
 
 /* ---- symbols and calls ------------------------------------------------------------ */
@@ -463,18 +241,19 @@ static int push_symbol(struct machine *m, struct str module, struct str name)
 
     for (size_t i = 0; i < ARRAY_LEN(symbols); i++)
         if (equals(module, symbols[i].module) && matches(name, symbols[i].name)) {
-            p = record(m, PICKLE_SYMBOL);
+            p = machine_record(m, PICKLE_SYMBOL);
             if (p == NULL)
                 return -1;
             p->symbol.module = symbols[i].module;
             p->symbol.name = name;
-            return push_new(m, p);
+            return machine_push_new(m, p);
         }
-    return refuse(m,
-                  "names %.*s.%.*s, which tensors do not need; save the state_dict alone (nothing "
-                  "of the file was run)",
-                  (int)(module.len < 64 ? module.len : 64), module.p,
-                  (int)(name.len < 64 ? name.len : 64), name.p);
+    return machine_refuse(
+        m,
+        "names %.*s.%.*s, which tensors do not need; save the state_dict alone (nothing "
+        "of the file was run)",
+        (int)(module.len < 64 ? module.len : 64), module.p, (int)(name.len < 64 ? name.len : 64),
+        name.p);
 }
 
 static int op_global(struct machine *m)
@@ -488,12 +267,12 @@ static int op_global(struct machine *m)
 
 static int op_stack_global(struct machine *m)
 {
-    struct pickle *name = pop(m), *module = name == NULL ? NULL : pop(m);
+    struct pickle *name = machine_pop(m), *module = name == NULL ? NULL : machine_pop(m);
 
     if (module == NULL)
         return -1;
     if (module->kind != PICKLE_TEXT || name->kind != PICKLE_TEXT)
-        return refuse(m, "a symbol's name is no text");
+        return machine_refuse(m, "a symbol's name is no text");
     return push_symbol(m, module->bytes, name->bytes);
 }
 
@@ -503,9 +282,9 @@ static int ordered_dict(struct machine *m, struct pickle *p, const struct pickle
     const struct pickle *pairs = args->list.n == 0 ? args : args->list.items[0];
 
     if (args->list.n > 1 || (pairs->kind != PICKLE_LIST && pairs->kind != PICKLE_TUPLE))
-        return refuse(m, "an OrderedDict of something else than pairs");
+        return machine_refuse(m, "an OrderedDict of something else than pairs");
     /* The pairs may be those of many dicts, at a few bytes of the file each. */
-    if (count_records(m, pairs->list.n) == -1)
+    if (machine_count(m, pairs->list.n) == -1)
         return -1;
     p->kind = PICKLE_DICT;
     p->list.items = arena_alloc(m->arena, (2 * pairs->list.n + 1) * sizeof *p->list.items);
@@ -514,54 +293,55 @@ static int ordered_dict(struct machine *m, struct pickle *p, const struct pickle
         const struct pickle *pair = pairs->list.items[i];
 
         if ((pair->kind != PICKLE_LIST && pair->kind != PICKLE_TUPLE) || pair->list.n != 2)
-            return refuse(m, "an OrderedDict of something else than pairs");
+            return machine_refuse(m, "an OrderedDict of something else than pairs");
         p->list.items[2 * i] = pair->list.items[0];
         p->list.items[2 * i + 1] = pair->list.items[1];
     }
-    return push_new(m, p);
+    return machine_push_new(m, p);
 }
 
 static int op_reduce(struct machine *m)
 {
-    struct pickle *args = pop(m), *symbol = args == NULL ? NULL : pop(m);
-    struct pickle *p = symbol == NULL ? NULL : record(m, PICKLE_CALL);
+    struct pickle *args = machine_pop(m), *symbol = args == NULL ? NULL : machine_pop(m);
+    struct pickle *p = symbol == NULL ? NULL : machine_record(m, PICKLE_CALL);
 
     if (p == NULL)
         return -1;
     if (symbol->kind != PICKLE_SYMBOL || args->kind != PICKLE_TUPLE)
-        return refuse(m, "a call of what is no symbol, or without arguments");
+        return machine_refuse(m, "a call of what is no symbol, or without arguments");
     if (pickle_is_symbol(symbol, "collections", "OrderedDict"))
         return ordered_dict(m, p, args);
     p->call.symbol = symbol;
     p->call.args = args;
-    return push_new(m, p);
+    return machine_push_new(m, p);
 }
 
 /* The state of a dict is what Python hangs on it beside its entries, such as torch's _metadata. */
 static int op_build(struct machine *m)
 {
-    struct pickle *state = pop(m), *into = state == NULL ? NULL : top(m);
+    struct pickle *state = machine_pop(m), *into = state == NULL ? NULL : machine_top(m);
 
     if (into == NULL)
         return -1;
     if (into->kind == PICKLE_DICT)
         return 0;
     if (into->kind != PICKLE_CALL)
-        return refuse(m, "a state for what was not made by a call");
+        return machine_refuse(m, "a state for what was not made by a call");
     into->call.state = state;
     return 0;
 }
 
 static int op_persistent(struct machine *m)
 {
-    struct pickle *id = pop(m), *p = id == NULL ? NULL : record(m, PICKLE_PERSISTENT);
+    struct pickle *id = machine_pop(m),
+                  *p = id == NULL ? NULL : machine_record(m, PICKLE_PERSISTENT);
 
     if (p == NULL)
         return -1;
     p->id = id;
     if (m->persistent != NULL)
-        list_add(m, m->persistent, p);
-    return push_new(m, p);
+        machine_list_add(m, m->persistent, p);
+    return machine_push_new(m, p);
 }
 
 /* ---- the machine ------------------------------------------------------------------ */
@@ -571,10 +351,11 @@ static int op_memo(struct machine *m, int op)
     uint64_t slot;
 
     if (op == MEMOIZE)
-        return memo_put(m, m->memo.n);
+        return machine_memo_put(m, m->memo.n);
     if (read_number(m, op == BINPUT || op == BINGET ? 1 : 4, &slot) == -1)
         return -1;
-    return op == BINPUT || op == LONG_BINPUT ? memo_put(m, slot) : memo_get(m, slot);
+    return op == BINPUT || op == LONG_BINPUT ? machine_memo_put(m, slot)
+                                             : machine_memo_get(m, slot);
 }
 
 static int op_frame(struct machine *m)
@@ -583,18 +364,19 @@ static int op_frame(struct machine *m)
 
     if (read_number(m, 8, &len) == -1)
         return -1;
-    return len <= reader_left(m->in) ? 0 : refuse(m, "a frame that is longer than the file");
+    return len <= reader_left(m->in) ? 0
+                                     : machine_refuse(m, "a frame that is longer than the file");
 }
 
 static int op_value(struct machine *m, int op)
 {
     switch (op) {
     case NONE:
-        return push(m, &none);
+        return machine_push(m, &none);
     case NEWTRUE:
-        return push(m, &yes);
+        return machine_push(m, &yes);
     case NEWFALSE:
-        return push(m, &no);
+        return machine_push(m, &no);
     case BININT:
         return op_int(m, 4);
     case BININT1:
@@ -622,10 +404,10 @@ static int op_value(struct machine *m, int op)
     case BINSTRING:
         return op_string(m, 4);
     default:
-        return refuse(m,
-                      "opcode 0x%02x, which tensors do not need; save the state_dict alone "
-                      "(nothing of the file was run)",
-                      (unsigned)op);
+        return machine_refuse(m,
+                              "opcode 0x%02x, which tensors do not need; save the state_dict alone "
+                              "(nothing of the file was run)",
+                              (unsigned)op);
     }
 }
 
@@ -633,27 +415,27 @@ static int op_container(struct machine *m, int op)
 {
     switch (op) {
     case MARK:
-        return op_mark(m);
+        return machine_mark(m);
     case EMPTY_TUPLE:
-        return push(m, &empty_tuple);
+        return machine_push(m, &empty_tuple);
     case TUPLE1:
     case TUPLE2:
     case TUPLE3:
-        return op_tuple(m, (size_t)(op - TUPLE1 + 1));
+        return machine_tuple(m, (size_t)(op - TUPLE1 + 1));
     case TUPLE:
-        return op_marked_tuple(m);
+        return machine_marked_tuple(m);
     case EMPTY_LIST:
-        return push_new(m, record(m, PICKLE_LIST));
+        return machine_push_new(m, machine_record(m, PICKLE_LIST));
     case APPEND:
-        return op_add(m, PICKLE_LIST, 1);
+        return machine_add(m, PICKLE_LIST, 1);
     case APPENDS:
-        return op_marked_add(m, PICKLE_LIST);
+        return machine_marked_add(m, PICKLE_LIST);
     case EMPTY_DICT:
-        return push_new(m, record(m, PICKLE_DICT));
+        return machine_push_new(m, machine_record(m, PICKLE_DICT));
     case SETITEM:
-        return op_add(m, PICKLE_DICT, 2);
+        return machine_add(m, PICKLE_DICT, 2);
     case SETITEMS:
-        return op_marked_add(m, PICKLE_DICT);
+        return machine_marked_add(m, PICKLE_DICT);
     default:
         return op_value(m, op);
     }
@@ -689,7 +471,7 @@ static int read_op(struct machine *m)
 {
     m->at = (size_t)(m->in->p - m->in->start);
     if (reader_left(m->in) == 0)
-        return refuse(m, "the file ends within a pickle");
+        return machine_refuse(m, "the file ends within a pickle");
     return *m->in->p++;
 }
 
@@ -698,46 +480,43 @@ static int read_proto(struct machine *m)
     int proto = -1;
 
     if (read_op(m) != PROTO || reader_left(m->in) == 0)
-        return refuse(m, "not a pickle of protocol 2, 3 or 4");
+        return machine_refuse(m, "not a pickle of protocol 2, 3 or 4");
     proto = *m->in->p++;
     return proto >= 2 && proto <= 4
                ? 0
-               : refuse(m, "a pickle of protocol %d; 2, 3 and 4 are read", proto);
+               : machine_refuse(m, "a pickle of protocol %d; 2, 3 and 4 are read", proto);
 }
 
 struct pickle *pickle_read(struct reader *r, struct arena *a, struct pickle_list *persistent,
                            struct err *err)
 {
-    struct machine m = {.in = r, .arena = a, .err = err, .persistent = persistent};
-    size_t len = (size_t)(r->end - r->start);
+    struct machine m;
     int op;
 
-    m.max_records = len / 2 < RECORDS_MAX ? RECORDS_FREE + len / 2 : RECORDS_MAX;
+    machine_init(&m, r, a, persistent, err);
     if (read_proto(&m) == -1)
         return NULL;
     while ((op = read_op(&m)) != STOP)
         if (op == -1 || op_any(&m, op) == -1)
             return NULL;
-    if (m.n_marks != 0) {
-        refuse(&m, "the pickle ends behind a mark");
-        return NULL;
-    }
-    if (m.stack.n != 1) {
-        refuse(&m, "the pickle ends with %zu values, must be one", m.stack.n);
-        return NULL;
-    }
-    return m.stack.items[0];
+    return machine_result(&m);
 }
+
+/* ---- asking records ----------------------------------------------------------------- */
 
 bool pickle_is_text(const struct pickle *p, const char *text)
 {
     return p->kind == PICKLE_TEXT && equals(p->bytes, text);
 }
 
+bool pickle_is_named(const struct pickle *p, const char *name)
+{
+    return p->kind == PICKLE_SYMBOL && equals(p->symbol.name, name);
+}
+
 bool pickle_is_symbol(const struct pickle *p, const char *module, const char *name)
 {
-    return p->kind == PICKLE_SYMBOL && strcmp(p->symbol.module, module) == 0 &&
-           equals(p->symbol.name, name);
+    return pickle_is_named(p, name) && strcmp(p->symbol.module, module) == 0;
 }
 
 const struct pickle *pickle_get(const struct pickle *dict, const char *key)

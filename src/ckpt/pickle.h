@@ -69,6 +69,7 @@ static inline const struct pickle *pickle_item(const struct pickle *p, size_t i)
 
 bool pickle_is_text(const struct pickle *p, const char *text);
 bool pickle_is_symbol(const struct pickle *p, const char *module, const char *name);
+bool pickle_is_named(const struct pickle *p, const char *name); /* whatever its module */
 /* The dict whose values are tensors, as `tensor_of` tells them (NULL: none): p itself, or the one
  * it holds under a usual name. NULL when there is none. */
 const struct pickle *pickle_state_dict(const struct pickle *p,

@@ -13,7 +13,7 @@
 
 /* ---- one tensor ---------------------------------------------------------------- */
 
-static int read_dtype(const struct ckpt *c, struct tensor *t, const json_t *v, struct err *err)
+static int read_dtype(struct ckpt *c, struct tensor *t, const json_t *v, struct err *err)
 {
     const char *text = json_string_value(v);
 
@@ -24,29 +24,28 @@ static int read_dtype(const struct ckpt *c, struct tensor *t, const json_t *v, s
             t->dtype = d;
             return 0;
         }
-    return err_set(err, ERR_FORMAT, "%s: tensor %s: dtype %s is not read", c->name, t->name, text);
+    t->dtype = DTYPE_OTHER;
+    t->other = ckpt_other(c, (struct str){text, strlen(text)});
+    return 0;
 }
 
 static int read_shape(const struct ckpt *c, struct tensor *t, const json_t *v, struct err *err)
 {
-    if (!json_is_array(v) || json_array_size(v) > CKPT_MAX_DIMS)
+    uint64_t shape[CKPT_MAX_DIMS];
+    size_t n = json_array_size(v);
+
+    if (!json_is_array(v) || n > CKPT_MAX_DIMS)
         return err_set(err, ERR_FORMAT, "%s: tensor %s: shape is not a list of at most %d sizes",
                        c->name, t->name, CKPT_MAX_DIMS);
-    t->n_dims = (int)json_array_size(v);
-    t->count = 1;
-    for (int d = 0; d < t->n_dims; d++) {
-        const json_t *size = json_array_get(v, (size_t)d);
+    for (size_t d = 0; d < n; d++) {
+        const json_t *size = json_array_get(v, d);
 
-        if (!json_is_integer(size) || json_integer_value(size) < 1)
-            return err_set(err, ERR_FORMAT, "%s: tensor %s: size %d of shape is not 1 or more",
+        if (!json_is_integer(size) || json_integer_value(size) < 0)
+            return err_set(err, ERR_FORMAT, "%s: tensor %s: size %zu of shape is not 0 or more",
                            c->name, t->name, d);
-        t->shape[d] = (size_t)json_integer_value(size);
-        if (!mem_product(t->count, t->shape[d], &t->count))
-            return err_set(err, ERR_FORMAT, "%s: tensor %s: shape is too large", c->name, t->name);
+        shape[d] = (uint64_t)json_integer_value(size);
     }
-    if (!mem_product(t->count, dtype_size(t->dtype), &t->bytes))
-        return err_set(err, ERR_FORMAT, "%s: tensor %s: shape is too large", c->name, t->name);
-    return 0;
+    return tensor_set(c, t, t->dtype, shape, n, err);
 }
 
 static int read_offsets(const struct ckpt *c, struct tensor *t, const json_t *v,
@@ -63,14 +62,16 @@ static int read_offsets(const struct ckpt *c, struct tensor *t, const json_t *v,
         return err_set(err, ERR_FORMAT,
                        "%s: tensor %s: data ends at offset %lld, the file has %zu bytes of data",
                        c->name, t->name, (long long)end, reader_left(data));
+    t->data = data->p + begin;
+    if (t->dtype == DTYPE_OTHER) /* how large an element is, we do not know */
+        t->bytes = (size_t)(end - begin);
     if ((size_t)(end - begin) != t->bytes)
         return err_set(err, ERR_FORMAT, "%s: tensor %s: shape and dtype need %zu bytes, not %lld",
                        c->name, t->name, t->bytes, (long long)(end - begin));
-    t->data = data->p + begin;
     return 0;
 }
 
-static int read_tensor(const struct ckpt *c, struct tensor *t, json_t *v, const struct reader *data,
+static int read_tensor(struct ckpt *c, struct tensor *t, json_t *v, const struct reader *data,
                        struct err *err)
 {
     static const char *const keys[] = {"dtype", "shape", "data_offsets"};
@@ -153,6 +154,8 @@ static int by_offset(const void *a, const void *b)
 
     if (x->data != y->data)
         return x->data < y->data ? -1 : 1;
+    if (x->bytes != y->bytes) /* what has no bytes comes first */
+        return x->bytes < y->bytes ? -1 : 1;
     return strcmp(x->name, y->name); /* an overlap: one message on every machine */
 }
 
@@ -179,6 +182,16 @@ static int check_cover(struct ckpt *c, const struct reader *data, struct err *er
     return 0;
 }
 
+/* Their places were needed to see that the data are covered. */
+static void forget_others(struct ckpt *c)
+{
+    for (size_t i = 0; i < c->n_tensors; i++)
+        if (c->tensors[i].dtype == DTYPE_OTHER) {
+            c->tensors[i].data = NULL;
+            c->tensors[i].bytes = 0;
+        }
+}
+
 int safetensors_load(struct ckpt *c, struct err *err)
 {
     struct reader r;
@@ -198,7 +211,10 @@ int safetensors_load(struct ckpt *c, struct err *err)
     r.p += len;
     if (read_entries(c, &r, err) == -1)
         return -1;
-    return check_cover(c, &r, err);
+    if (check_cover(c, &r, err) == -1)
+        return -1;
+    forget_others(c);
+    return 0;
 }
 
 /* ---- writing ------------------------------------------------------------------- */
@@ -239,9 +255,10 @@ static void put_entry(struct buf *b, const struct ckpt_writer_tensor *t, size_t 
     buf_printf(b, "],\"data_offsets\":[%zu,%zu]}", begin, begin + count_of(t) * sizeof(float));
 }
 
-/* The header is padded with blanks to a multiple of 8, so that floats are aligned. */
-void ckpt_encode(struct buf *out, const struct ckpt_writer_tensor *t, size_t n,
-                 const char *const *meta)
+/* The length and the header, which is padded with blanks to a multiple of 8, so that floats are
+ * aligned. Returns the number of bytes of data that it announces. */
+static size_t put_header(struct buf *out, const struct ckpt_writer_tensor *t, size_t n,
+                         const char *const *meta)
 {
     struct buf header = BUF_INIT;
     size_t offset = 0;
@@ -258,14 +275,19 @@ void ckpt_encode(struct buf *out, const struct ckpt_writer_tensor *t, size_t n,
     buf_putc(&header, '}');
     while (header.len % 8 != 0)
         buf_putc(&header, ' ');
-
-    buf_reserve(out, 8 + header.len + offset);
     for (int i = 0; i < 8; i++)
         buf_putc(out, (char)(header.len >> 8 * i & 0xff));
     buf_put(out, header.p, header.len);
+    buf_clear(&header);
+    return offset;
+}
+
+void ckpt_encode(struct buf *out, const struct ckpt_writer_tensor *t, size_t n,
+                 const char *const *meta)
+{
+    buf_reserve(out, put_header(out, t, n, meta));
     for (size_t i = 0; i < n; i++)
         buf_put(out, t[i].data, count_of(&t[i]) * sizeof(float));
-    buf_clear(&header);
 }
 
 int ckpt_write(const char *path, const struct ckpt_writer_tensor *t, size_t n,
@@ -280,35 +302,66 @@ int ckpt_write(const char *path, const struct ckpt_writer_tensor *t, size_t n,
     return result;
 }
 
-int ckpt_convert(const struct ckpt *c, const char *path, struct err *err)
+/* ---- converting ---------------------------------------------------------------- */
+
+/* What the header says of a checkpoint's tensors of floats; the caller clears it. */
+static struct buf header_of(const struct ckpt *c)
 {
     struct ckpt_writer_tensor *t = xcalloc(c->n_tensors + 1, sizeof *t);
-    float **owned = xcalloc(c->n_tensors + 1, sizeof *owned);
     const char **meta = xcalloc(2 * c->n_meta + 1, sizeof *meta);
+    struct buf header = BUF_INIT;
     size_t n = 0;
-    int result = 0;
 
     for (size_t i = 0; i < c->n_meta; i++) {
         meta[2 * i] = c->meta[i].key;
         meta[2 * i + 1] = c->meta[i].value;
     }
-    for (size_t i = 0; i < c->n_tensors && result == 0; i++) {
+    for (size_t i = 0; i < c->n_tensors; i++) {
         const struct tensor *from = &c->tensors[i];
 
-        if (from->dtype > DTYPE_BF16)
+        if (!tensor_is_floats(from))
             continue;
         t[n] = (struct ckpt_writer_tensor){.name = from->name, .n_dims = from->n_dims};
-        memcpy(t[n].shape, from->shape, sizeof t[n].shape);
-        t[n].data = tensor_f32(c, from, &owned[n], err);
-        result = t[n].data == NULL ? -1 : 0;
-        n++;
+        memcpy(t[n++].shape, from->shape, sizeof t->shape);
     }
-    if (result == 0)
-        result = ckpt_write(path, t, n, c->n_meta > 0 ? meta : NULL, err);
-    for (size_t i = 0; i < n; i++)
-        free(owned[i]);
+    put_header(&header, t, n, c->n_meta > 0 ? meta : NULL);
     free(meta);
-    free(owned);
     free(t);
+    return header;
+}
+
+static int put_values(struct file_out *to, const struct ckpt *c, const struct tensor *t,
+                      float *block, struct err *err)
+{
+    enum { MOST = CKPT_BLOCK / sizeof *block };
+
+    for (size_t i = 0, n; i < t->count; i += n) {
+        n = t->count - i < MOST ? t->count - i : MOST;
+        if (tensor_block(c, t, i, n, block, err) == -1 ||
+            file_out_put(to, block, n * sizeof *block, err) == -1)
+            return -1;
+    }
+    return 0;
+}
+
+int ckpt_convert(const struct ckpt *c, const char *path, struct err *err)
+{
+    struct buf header = BUF_INIT;
+    struct file_out *to;
+    float *block;
+    int result;
+
+    if (ckpt_verify(c, NULL, NULL, err) == -1 || (to = file_out_new(path, err)) == NULL)
+        return -1;
+    header = header_of(c);
+    block = xmalloc(CKPT_BLOCK);
+    result = file_out_put(to, header.p, header.len, err);
+    for (size_t i = 0; result == 0 && i < c->n_tensors; i++)
+        if (tensor_is_floats(&c->tensors[i]))
+            result = put_values(to, c, &c->tensors[i], block, err);
+    if (file_out_end(to, result == 0, err) == -1)
+        result = -1;
+    free(block);
+    buf_clear(&header);
     return result;
 }

@@ -213,7 +213,7 @@ static int map_files(struct load *l)
 
     if (c->file.len == 0)
         return err_set(l->err, ERR_FORMAT,
-                       "%s: TensorFlow's tensors are in other files: recallctl bundle build makes "
+                       "%s: TensorFlow's tensors are in other files: recallctl ckpt convert makes "
                        "one file of them",
                        c->name);
     if (stem > strlen(SUFFIX) && strcmp(c->name + stem - strlen(SUFFIX), SUFFIX) == 0)
@@ -261,8 +261,22 @@ static int locate(struct load *l, const struct entry *e, const uint8_t **data)
     l->used += e->size; /* else a small table could make us read a large file again and again */
     if (l->used > l->c->parts_len)
         return refuse(l, e->key, "its bytes are those of another variable too");
-    *data = file->len > 0 ? file->bytes + e->offset : NULL; /* an empty file has no address */
+    *data =
+        file->len > 0 ? file->bytes + e->offset : l->c->bytes; /* an empty file has no address */
     return 0;
+}
+
+/* In pieces: a data file may be larger than memory. */
+static uint32_t checksum(const struct load *l, const uint8_t *data, size_t bytes)
+{
+    uint32_t crc = 0;
+
+    for (size_t at = 0, n; at < bytes; at += n) {
+        n = bytes - at < CKPT_BLOCK ? bytes - at : CKPT_BLOCK;
+        crc = crc32c(crc, data + at, n);
+        ckpt_forget(l->c, data + at, n);
+    }
+    return crc32c_mask(crc);
 }
 
 /* The bytes of an entry, after checking that they are as many as they must be, and undamaged. */
@@ -272,7 +286,7 @@ static int data_of(struct load *l, const struct entry *e, size_t bytes, const ui
         return -1;
     if (e->size != bytes)
         return refuse(l, e->key, "shape and dtype do not fit the number of bytes");
-    if (crc32c_mask(crc32c(0, *data, bytes)) != e->crc)
+    if (checksum(l, *data, bytes) != e->crc)
         return refuse(l, e->key, "its checksum is wrong: the data file is damaged");
     return 0;
 }

@@ -1,9 +1,10 @@
 /* torch.c - reads what torch.save writes: a pickle of tensors, and the storages they look into.
  *
- * A tensor is the record of a call of _rebuild_tensor_v2 with a storage, an offset, sizes and
- * strides. Since 1.6 the file is a zip: data.pkl and an entry for each storage. Before, there were
- * five pickles in a row (a magic number, a version, facts about the machine, the object, the keys
- * of the storages) and then, for each key, a length and the bytes. */
+ * A tensor is the record of a call of _rebuild_tensor_v2 (or v3, for its newest dtypes) with a
+ * storage, an offset, sizes and strides. Since 1.6 the file is a zip: data.pkl and an entry for
+ * each storage. Before, there were five pickles in a row (a magic number, a version, facts about
+ * the machine, the object, the keys of the storages) and then, for each key, a length and the
+ * bytes. */
 #include "format.h"
 #include "pickle.h"
 #include "zip.h"
@@ -68,6 +69,7 @@ static const struct {
     {"QInt8Storage", DTYPE_OTHER, 1},
     {"QUInt8Storage", DTYPE_OTHER, 1},
     {"QInt32Storage", DTYPE_OTHER, 4},
+    {"UntypedStorage", DTYPE_OTHER, 1}, /* of dtypes that have no storage of their own */
 };
 
 static int by_key(const void *a, const void *b)
@@ -94,7 +96,7 @@ static int read_storage(struct load *l, const struct pickle *p, const char *name
                           .count = (uint64_t)pickle_item(id, 4)->number,
                           .at = p->at};
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
-        if (pickle_is_symbol(pickle_item(id, 1), "torch", kinds[i].name)) {
+        if (pickle_is_named(pickle_item(id, 1), kinds[i].name)) {
             s->dtype = kinds[i].dtype;
             s->size = kinds[i].size;
         }
@@ -167,11 +169,13 @@ static bool is_row_major(const struct tensor *t, const uint64_t *strides)
     return true;
 }
 
-/* The place of the last element, or false when it lies behind `count`. */
+/* The place of the last element must lie before `count`; without elements, that of the first. */
 static bool fits(const struct tensor *t, const uint64_t *strides, uint64_t offset, uint64_t count)
 {
     uint64_t last = offset, step;
 
+    if (t->count == 0)
+        return offset <= count;
     for (int d = 0; d < t->n_dims; d++)
         if (__builtin_mul_overflow(strides[d], t->shape[d] - 1, &step) ||
             __builtin_add_overflow(last, step, &last))
@@ -179,24 +183,15 @@ static bool fits(const struct tensor *t, const uint64_t *strides, uint64_t offse
     return last < count;
 }
 
-static int gather(struct load *l, struct tensor *t, const uint64_t *strides, const uint8_t *from)
+/* _rebuild_tensor_v3 names the dtype in its seventh argument: one that is not read. */
+static const char *named_dtype(struct load *l, const struct pickle *p, const char *otherwise)
 {
-    size_t size = dtype_size(t->dtype), at[CKPT_MAX_DIMS] = {0};
-    uint8_t *out = ckpt_own(l->c, t->bytes, l->err);
+    const struct pickle *args = p->call.args;
 
-    if (out == NULL)
-        return -1;
-    for (size_t i = 0; i < t->count; i++) {
-        uint64_t place = 0;
-
-        for (int d = 0; d < t->n_dims; d++)
-            place += at[d] * strides[d];
-        memcpy(out + i * size, from + place * size, size);
-        for (int d = t->n_dims; d-- > 0 && ++at[d] == t->shape[d];)
-            at[d] = 0;
-    }
-    t->data = out;
-    return 0;
+    if (!is_call(p, "_rebuild_tensor_v3") || args->list.n < 7 ||
+        pickle_item(args, 6)->kind != PICKLE_SYMBOL)
+        return otherwise;
+    return ckpt_other(l->c, pickle_item(args, 6)->symbol.name);
 }
 
 /* _rebuild_tensor_v2(storage, offset, size, stride, ...) */
@@ -221,7 +216,7 @@ static int read_tensor(struct load *l, struct str name, const struct pickle *p)
         return refuse(l, p->at, t->name, "size and stride differ in length");
     if (tensor_set(l->c, t, s.dtype, shape, pickle_item(args, 2)->list.n, l->err) == -1)
         return -1;
-    t->other = s.other;
+    t->other = named_dtype(l, p, s.other);
     if (s.dtype == DTYPE_OTHER)
         return 0;
     if ((l->zip.n > 0 ? find_in_zip(l, t->name, &s) : find_in_list(l, t->name, &s)) == -1)
@@ -229,7 +224,7 @@ static int read_tensor(struct load *l, struct str name, const struct pickle *p)
     if (!fits(t, strides, offset, s.count))
         return refuse(l, p->at, t->name, "the tensor reaches beyond its storage");
     t->data = s.data + offset * s.size;
-    return is_row_major(t, strides) ? 0 : gather(l, t, strides, t->data);
+    return t->count == 0 || is_row_major(t, strides) ? 0 : ckpt_gather(l->c, t, strides, l->err);
 }
 
 /* ---- the state_dict ------------------------------------------------------------- */
@@ -239,7 +234,7 @@ static const struct pickle *tensor_of(const struct pickle *p)
 {
     if (is_call(p, "_rebuild_parameter") && p->call.args->list.n > 0)
         p = pickle_item(p->call.args, 0);
-    return is_call(p, "_rebuild_tensor_v2") ? p : NULL;
+    return is_call(p, "_rebuild_tensor_v2") || is_call(p, "_rebuild_tensor_v3") ? p : NULL;
 }
 
 /* What wrappers put before every name, each wrapper once. */
@@ -359,6 +354,17 @@ static struct pickle *read_entry(struct load *l, const struct zip_entry *e)
     return pickle_read(&r, &l->arena, NULL, l->err);
 }
 
+/* torch can be told to compute no checksums: it writes 0 then. */
+static void note_sums(struct load *l)
+{
+    for (size_t i = 0; i < l->zip.n; i++) {
+        const struct zip_entry *e = &l->zip.entries[i];
+
+        if (e->stored && e->crc != 0)
+            ckpt_add_sum(l->c, &(struct ckpt_sum){e->name, e->data, e->len, e->crc});
+    }
+}
+
 static void load_clear(struct load *l)
 {
     arena_clear(&l->arena);
@@ -377,6 +383,7 @@ int torch_load(struct ckpt *c, struct err *err)
         e = find_pickle(&l);
         if (check_archive(&l, e) == 0 && (p = read_entry(&l, e)) != NULL)
             result = read_object(&l, p);
+        note_sums(&l);
     }
     load_clear(&l);
     return result;

@@ -160,6 +160,7 @@ static int read_entry(const struct scan *s, size_t *at, size_t end, struct zip_e
         return refuse(s, *at, "an entry of the directory is longer than the directory");
     z = (struct sizes){number(p + 20, 4), number(p + 24, 4), number(p + 42, 4)};
     e->name = (struct str){(const char *)p + ENTRY_SIZE, name};
+    e->crc = (uint32_t)number(p + 16, 4);
     e->stored = number(p + 10, 2) == 0 && (number(p + 8, 2) & 1) == 0;
     if (read_extra64(s, p + ENTRY_SIZE + name, extra, &z) == -1)
         return -1;

@@ -1,7 +1,7 @@
 /* zip.h - the entries of a zip file whose contents are stored, not compressed. Private to ckpt/.
  *
  * Sizes come from the central directory: writers that stream leave those of the local headers
- * empty. zip64 is read. An entry's bytes are checked to lie in the file. */
+ * empty. zip64 is read. An entry's bytes are checked to lie in the file, not to be undamaged. */
 #ifndef CKPT_ZIP_H
 #define CKPT_ZIP_H
 
@@ -11,7 +11,8 @@ struct zip_entry {
     struct str name; /* a view */
     const uint8_t *data;
     size_t len;
-    bool stored; /* otherwise compressed or encrypted: data is NULL */
+    uint32_t crc; /* of the data; some writers leave it 0 */
+    bool stored;  /* otherwise compressed or encrypted: data is NULL */
 };
 
 struct zip {

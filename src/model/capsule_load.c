@@ -33,18 +33,19 @@ static int check_options(const struct loading *l)
 }
 
 /* Each call of its code adds to them and keeps the sum. */
-static int refuse_changing_logits(const struct loading *l)
+int capsules_refuse_changing(const struct loading *l)
 {
     const char *pattern = l->names->changing_logits;
     const struct tensor *t = pattern == NULL ? NULL : variant_tensor(l->m->ckpt, pattern, 0);
 
     if (t == NULL)
         return 0;
-    return err_set(l->err, ERR_USAGE,
-                   "%s: tensor %s holds routing logits that every call changes (DeepMatch before "
-                   "0.2.1): its interests depend on who was asked for before, nobody can repeat "
-                   "them",
-                   ckpt_name(l->m->ckpt), t->name);
+    return err_set(
+        l->err, ERR_USAGE,
+        "%s: tensor %s holds routing logits that every call changes (DeepMatch before "
+        "0.2.1, fun-rec): its interests depend on who was asked for before, nobody can repeat "
+        "them",
+        ckpt_name(l->m->ckpt), t->name);
 }
 
 /* Loaded, not mapped: nobody knows who may write to the file. */
@@ -58,16 +59,34 @@ static int open_init(struct loading *l, const char *dir)
     return l->init_file == NULL ? err_prefix(l->err, "init: ") : 0;
 }
 
+/* The first of several names for the same that is there. */
+static int find_init_tensor(struct loading *l)
+{
+    char *name = l->m->o.init_name, *copy = xstrdup(name), *rest = copy, *one;
+    struct buf names = BUF_INIT;
+
+    l->init = ckpt_find(l->m->ckpt, name);
+    while (l->init == NULL && (one = strsep(&rest, "|")) != NULL)
+        if ((l->init = ckpt_find(l->m->ckpt, one)) != NULL)
+            memmove(name, one, strlen(one) + 1);
+    free(copy);
+    if (l->init != NULL)
+        return 0;
+    variant_put_names(&names, name);
+    err_set(l->err, ERR_FORMAT, "%s: no tensor %s, which init names", ckpt_name(l->m->ckpt),
+            buf_cstr(&names));
+    buf_clear(&names);
+    return -1;
+}
+
 static int find_init(struct loading *l, const char *dir)
 {
-    const struct model_options *o = &l->m->o;
+    struct model_options *o = &l->m->o;
 
     if (o->init == INIT_TENSOR) {
         l->init_ckpt = l->m->ckpt;
-        l->init = ckpt_find(l->m->ckpt, o->init_name);
-        if (l->init == NULL)
-            return err_set(l->err, ERR_FORMAT, "%s: no tensor %s, which init names",
-                           ckpt_name(l->m->ckpt), o->init_name);
+        if (find_init_tensor(l) == -1)
+            return -1;
     } else if (o->init == INIT_FILE) {
         if (open_init(l, dir) == -1)
             return -1;
@@ -84,7 +103,7 @@ int capsules_find(struct loading *l, const char *dir)
 {
     const struct codebase *names = l->names;
 
-    if (check_options(l) == -1 || refuse_changing_logits(l) == -1)
+    if (check_options(l) == -1 || capsules_refuse_changing(l) == -1)
         return -1;
     if (is_by_position(l->m)) {
         if (loading_find(l, &l->map, names->per_position, "the weights of bilinear per_position") ==

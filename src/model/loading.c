@@ -45,6 +45,9 @@ int loading_find_any(struct loading *l, const struct tensor **t, const char *pat
     const struct tensor *second;
 
     *t = pattern == NULL ? NULL : variant_tensor(c, pattern, 0);
+    if (*t != NULL && (*t)->count == 0)
+        return err_set(l->err, ERR_FORMAT, "%s: tensor %s holds no values, a size of it is 0",
+                       ckpt_name(c), (*t)->name);
     second = *t == NULL ? NULL : variant_tensor(c, pattern, 1);
     if (second == NULL)
         return 0;
@@ -56,15 +59,19 @@ int loading_find_any(struct loading *l, const struct tensor **t, const char *pat
 int loading_find(struct loading *l, const struct tensor **t, const char *pattern, const char *role)
 {
     const struct model *m = l->m;
+    struct buf names = BUF_INIT;
 
     if (pattern == NULL)
         return err_set(l->err, ERR_USAGE, "variant %s has no tensor for %s", m->o.variant, role);
     if (loading_find_any(l, t, pattern, role) == -1)
         return -1;
-    if (*t == NULL)
-        return err_set(l->err, ERR_FORMAT, "%s: no tensor %s, where variant %s keeps %s",
-                       ckpt_name(m->ckpt), pattern, m->o.variant, role);
-    return 0;
+    if (*t != NULL)
+        return 0;
+    variant_put_names(&names, pattern);
+    err_set(l->err, ERR_FORMAT, "%s: no tensor %s, where variant %s keeps %s", ckpt_name(m->ckpt),
+            buf_cstr(&names), m->o.variant, role);
+    buf_clear(&names);
+    return -1;
 }
 
 /* ---- shapes ---------------------------------------------------------------------- */

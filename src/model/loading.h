@@ -23,6 +23,11 @@ struct loading {
     struct err *err;
 };
 
+/* The first steps of model_open: finds the tensors, and completes the options as far as their
+ * shapes go. l->m has options and checkpoint. */
+int loading_tensors(struct loading *l, const char *dir) WARN_UNUSED;
+void loading_clear(struct loading *l); /* not the model */
+
 /* ---- memory that the model owns -------------------------------------------------- */
 
 /* NULL is nothing. */
@@ -69,6 +74,8 @@ int loading_project_items(struct loading *l, const float *weights, const float *
 
 /* The steps of model_open that differ: find tensors, complete options from their shapes, check
  * shapes, and compute once what does not depend on the user. */
+/* -1 when the checkpoint has routing logits that each call of its code changes. */
+int capsules_refuse_changing(const struct loading *l) WARN_UNUSED;
 int capsules_find(struct loading *l, const char *dir) WARN_UNUSED;
 int capsules_complete(struct loading *l) WARN_UNUSED;
 int capsules_check(struct loading *l) WARN_UNUSED;

@@ -188,18 +188,24 @@ static int load_vectors(struct loading *l)
 
 /* ---- opening ------------------------------------------------------------------------ */
 
+int loading_tensors(struct loading *l, const char *dir)
+{
+    l->names = variant_codebase(l->m->o.variant);
+    if (refuse_towers(l) == -1 ||
+        loading_find(l, &l->items, l->names->items, "the item vectors") == -1 ||
+        kinds[l->m->o.kind].find(l, dir) == -1 || find_projection(l) == -1)
+        return -1;
+    return complete_options(l);
+}
+
 static int load(struct loading *l, const char *dir)
 {
     struct model *m = l->m;
     const float *table;
 
-    l->names = variant_codebase(m->o.variant);
-    m->norm_floor = l->names->norm_floor > 0 ? l->names->norm_floor : NORM_FLOOR;
-    if (refuse_towers(l) == -1 ||
-        loading_find(l, &l->items, l->names->items, "the item vectors") == -1 ||
-        kinds[m->o.kind].find(l, dir) == -1 || find_projection(l) == -1 ||
-        complete_options(l) == -1 || check_limits(l) == -1 || check_shapes(l) == -1)
+    if (loading_tensors(l, dir) == -1 || check_limits(l) == -1 || check_shapes(l) == -1)
         return -1;
+    m->norm_floor = l->names->norm_floor > 0 ? l->names->norm_floor : NORM_FLOOR;
     table = m->items = tensor_f32(m->ckpt, l->items, &l->items_copy, l->err);
     loading_adopt(l, l->items_copy, l->items->count);
     if (table == NULL || kinds[m->o.kind].load(l) == -1 || load_projection(l) == -1 ||
@@ -208,6 +214,12 @@ static int load(struct loading *l, const char *dir)
     if (l->items_copy == NULL && (m->items != NULL || m->vectors == table))
         m->view = table;
     return 0;
+}
+
+void loading_clear(struct loading *l)
+{
+    ckpt_free(l->init_file);
+    file_unmap(&l->init_bytes);
 }
 
 struct model *model_open(const struct ckpt *c, const struct model_options *o, const char *dir,
@@ -226,8 +238,7 @@ struct model *model_open(const struct ckpt *c, const struct model_options *o, co
     l.m->ckpt = c;
     l.m->memory = sizeof *l.m;
     result = load(&l, dir);
-    ckpt_free(l.init_file);
-    file_unmap(&l.init_bytes);
+    loading_clear(&l);
     if (result == -1) {
         model_free(l.m);
         return NULL;

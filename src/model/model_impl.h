@@ -20,8 +20,9 @@
 
 #define MODEL_TOWERS_MAX 8
 
-/* Where a codebase keeps its tensors: names, which may hold * where a part of it is the user's.
- * Linear layers are y = x W: [in, out], or transposed. NULL: there is none. */
+/* Where a codebase keeps its tensors: names, which may hold * where a part of it is the user's, and
+ * | between two for the same. Linear layers are y = x W: [in, out], or transposed. NULL: there is
+ * none. */
 struct codebase {
     const char *items;
     const char *linear, *linear_bias; /* bilinear: shared, shared_interleaved, per_interest */
@@ -40,12 +41,34 @@ struct codebase {
     float norm_floor;                     /* of normalize_user; 0: 1e-12 */
 };
 
+struct variant {
+    const char *name;
+    enum model_kind kind;
+    const struct codebase *codebase;
+    const char *options; /* key=value, with blanks between */
+    const char *untold;  /* keys that no tensor of it tells, unless a shape does */
+    const char *about;   /* what tells it from others of the same tensors; or NULL */
+};
+
 const struct codebase *variant_codebase(const char *variant);
 /* The n-th tensor, from 0, whose name fits; or NULL. */
-const struct tensor *variant_tensor(const struct ckpt *c, const char *pattern, size_t nth);
+const struct tensor *variant_tensor(const struct ckpt *c, const char *patterns, size_t nth);
+/* Such names for people: "a or b". */
+void variant_put_names(struct buf *b, const char *patterns);
+const struct variant *variant_row(size_t i); /* NULL behind the last */
+/* The names without which it does not fit, beside its items: of its map or attention. */
+const char *variant_main(const struct variant *v);
+/* These are there, and its projection is there when it is used. */
+bool variant_fits(const struct variant *v, const struct ckpt *c);
 /* *variant is the only one that the checkpoint's tensors fit, or unchanged when they fit none;
  * ERR_USAGE when they fit several. */
 int variant_detect(const struct ckpt *c, const char **variant, struct err *err) WARN_UNUSED;
+
+/* ---- options.c ------------------------------------------------------------------ */
+
+/* Every key of the vocabulary that the checkpoint's metadata have; returns how many. */
+int model_options_metadata(struct model_options *o, const struct ckpt *c, struct err *err)
+    WARN_UNUSED;
 
 /* ---- logits.c ------------------------------------------------------------------ */
 

@@ -328,18 +328,10 @@ int model_options_set(struct model_options *o, const char *key, const char *valu
 
 /* ---- all options at once ------------------------------------------------------- */
 
-int model_options_ckpt(struct model_options *o, const struct ckpt *c, struct err *err)
+int model_options_metadata(struct model_options *o, const struct ckpt *c, struct err *err)
 {
-    const char *told = NULL;
     int found = 0;
 
-    if (ckpt_meta(c, "variant") == NULL) {
-        if (variant_detect(c, &told, err) == -1 ||
-            (told != NULL && model_options_variant(o, told, err) == -1))
-            return -1;
-        if (o->variant == NULL)
-            return 0;
-    }
     for (size_t i = 0; i < ARRAY_LEN(keys); i++) { /* `variant` is the first key */
         const char *value = ckpt_meta(c, keys[i].name);
 
@@ -350,6 +342,20 @@ int model_options_ckpt(struct model_options *o, const struct ckpt *c, struct err
         found++;
     }
     return found;
+}
+
+int model_options_ckpt(struct model_options *o, const struct ckpt *c, struct err *err)
+{
+    const char *told = NULL;
+
+    if (ckpt_meta(c, "variant") == NULL) {
+        if (variant_detect(c, &told, err) == -1 ||
+            (told != NULL && model_options_variant(o, told, err) == -1))
+            return -1;
+        if (o->variant == NULL)
+            return 0;
+    }
+    return model_options_metadata(o, c, err);
 }
 
 static void put_string(struct buf *b, const char *s)

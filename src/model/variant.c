@@ -10,8 +10,9 @@
 
 /* ---- codebases ----------------------------------------------------------------- */
 
-/* Names as each code saves them. Towers: tensors of what its code has after the capsules, or
- * before. Feature names are the user's own, a parallel trainer puts its prefix in front. */
+/* Names as each code saves them; | stands between two for the same. Towers: tensors of what its
+ * code has after the capsules, or before. Feature names are the user's own, a parallel trainer puts
+ * its prefix in front. */
 static const struct codebase thudm = {
     .items = "mid_embedding_var",
     .linear = "capsule_network/bilinear/dense/kernel",
@@ -28,11 +29,12 @@ static const struct codebase thudm = {
     .projection_means_used = true,
     .three_passes = true,
 };
+/* Its own spelling; and the names of its static graph, which numbers its linear layers. */
 static const struct codebase paddlerec = {
-    .items = "item_emb.weight",
-    .linear = "capsual_layer.bilinear_mapping_matrix", /* its own spelling */
-    .projection = "capsual_layer.relu_layer.weight",
-    .projection_bias = "capsual_layer.relu_layer.bias",
+    .items = "item_emb.weight|item_emb",
+    .linear = "capsual_layer.bilinear_mapping_matrix|bilinear_mapping_matrix",
+    .projection = "capsual_layer.relu_layer.weight|linear_*.w_0",
+    .projection_bias = "capsual_layer.relu_layer.bias|linear_*.b_0",
     .projection_form = PROJECTION_RELU,
     .projection_means_used = true,
 };
@@ -68,6 +70,7 @@ static const struct codebase pytorch_comirec = {
 static const struct codebase rechub = {
     .items = "*embedding.embed_dict.*.weight",
     .linear = "*capsule.linear.weight",
+    .linear_bias = "*capsule.linear.bias",
     .per_position = "*capsule.w",
     .hidden = "*multi_interest_sa.W1",
     .heads = "*multi_interest_sa.W2",
@@ -101,7 +104,7 @@ static const struct codebase deepmatch = {
     .heads = "user_dnn_attn/kernel1",
     .heads_bias = "user_dnn_attn/bias1",
     .towers = {"user_dnn/*", "user_dnn_attn/gamma*"},
-    .changing_logits = "capsule_layer*/B",
+    .changing_logits = "*capsule_layer*/B|*/routing_logits", /* of Keras, of TensorFlow 2 */
 };
 
 /* ---- variants ------------------------------------------------------------------ */
@@ -118,7 +121,9 @@ static const struct codebase deepmatch = {
     "logit_scale=0 init=zeros "
 #define ATTENTION \
     BOTH_KINDS "attention_positions=none attention_values=items attention_activation=none "
-#define PADDLEREC CAPSULES "mask=before squash_eps=1e-8 init=tensor:capsual_layer.routing_logits "
+#define PADDLEREC                           \
+    CAPSULES "mask=before squash_eps=1e-8 " \
+             "init=tensor:capsual_layer.routing_logits|routing_logits "
 #define DATAWHALE CAPSULES "softmax=sequence projection=none normalize_user=true "
 #define PYTORCH CAPSULES "softmax=sequence projection=none "
 #define RECHUB \
@@ -128,43 +133,54 @@ static const struct codebase deepmatch = {
     "projection=none truncate=first normalize_user=true normalize_item=true logit_scale=20 "
 #define DEEPMATCH "projection=none padding_vector=live history_order=newest_first "
 
-static const struct variant {
-    const char *name;
-    enum model_kind kind;
-    const struct codebase *codebase;
-    const char *options;
-} variants[] = {
-    {"thudm-mind", MODEL_CAPSULES, &thudm, CAPSULES "init=truncated_normal:1:1"},
-    {"thudm-comirec-dr", MODEL_CAPSULES, &thudm, CAPSULES "bilinear=per_position"},
-    {"thudm-comirec-sa", MODEL_ATTENTION, &thudm, ATTENTION "attention_positions=add"},
+static const struct variant variants[] = {
+    {"thudm-mind", MODEL_CAPSULES, &thudm, CAPSULES "init=truncated_normal:1:1",
+     "interests max_history init", NULL},
+    {"thudm-comirec-dr", MODEL_CAPSULES, &thudm, CAPSULES "bilinear=per_position", "", NULL},
+    {"thudm-comirec-sa", MODEL_ATTENTION, &thudm, ATTENTION "attention_positions=add", "", NULL},
     {"paddlerec-mind", MODEL_CAPSULES, &paddlerec,
-     PADDLEREC "softmax=sequence,sequence,interest projection=relu"},
-    {"paddlerec-mind-2022", MODEL_CAPSULES, &paddlerec, PADDLEREC "projection=relu"},
+     PADDLEREC "softmax=sequence,sequence,interest projection=relu", "iterations",
+     "since April 2023: a softmax over the history, in the last pass over the interests"},
+    {"paddlerec-mind-2022", MODEL_CAPSULES, &paddlerec, PADDLEREC "projection=relu", "iterations",
+     "May 2022 to April 2023: a softmax over the interests in every pass"},
     {"paddlerec-mind-2022b", MODEL_CAPSULES, &paddlerec,
-     PADDLEREC "update=add_clipped projection=none"},
+     PADDLEREC "update=add_clipped projection=none", "iterations",
+     "two weeks of May 2022: a softmax over the interests in every pass"},
     {"paddlerec-mind-2021", MODEL_CAPSULES, &paddlerec,
-     PADDLEREC "softmax=sequence update=add_clipped projection=none"},
+     PADDLEREC "softmax=sequence update=add_clipped projection=none", "iterations",
+     "March 2021 to May 2022: a softmax over the history in every pass"},
     {"datawhale-mind", MODEL_CAPSULES, &datawhale,
-     DATAWHALE "bilinear=shared_interleaved init=normal:1:1"},
-    {"datawhale-comirec-dr", MODEL_CAPSULES, &datawhale, DATAWHALE "bilinear=per_position"},
-    {"pytorch-comirec-mind", MODEL_CAPSULES, &pytorch_comirec, PYTORCH "init=normal:1:1"},
-    {"pytorch-comirec-dr", MODEL_CAPSULES, &pytorch_comirec, PYTORCH "bilinear=per_position"},
+     DATAWHALE "bilinear=shared_interleaved init=normal:1:1",
+     "interests max_history init projection", NULL},
+    {"datawhale-comirec-dr", MODEL_CAPSULES, &datawhale, DATAWHALE "bilinear=per_position",
+     "projection", NULL},
+    {"pytorch-comirec-mind", MODEL_CAPSULES, &pytorch_comirec, PYTORCH "init=normal:1:1",
+     "interests max_history init projection", NULL},
+    {"pytorch-comirec-dr", MODEL_CAPSULES, &pytorch_comirec, PYTORCH "bilinear=per_position",
+     "projection", NULL},
     {"pytorch-comirec-sa", MODEL_ATTENTION, &pytorch_comirec,
-     ATTENTION "attention_positions=add projection=none"},
-    {"rechub-mind", MODEL_CAPSULES, &rechub, CAPSULES RECHUB "softmax=sequence init=normal:1:1"},
+     ATTENTION "attention_positions=add projection=none", "", NULL},
+    {"rechub-mind", MODEL_CAPSULES, &rechub, CAPSULES RECHUB "softmax=sequence init=normal:1:1",
+     "interests max_history init truncate dynamic_interests", NULL},
     {"rechub-comirec-dr", MODEL_CAPSULES, &rechub,
-     CAPSULES RECHUB "softmax=sequence bilinear=per_position"},
-    {"rechub-comirec-sa", MODEL_ATTENTION, &rechub, ATTENTION RECHUB},
+     CAPSULES RECHUB "softmax=sequence bilinear=per_position", "truncate", NULL},
+    {"rechub-comirec-sa", MODEL_ATTENTION, &rechub, ATTENTION RECHUB, "max_history truncate", NULL},
     {"easyrec-mind", MODEL_CAPSULES, &easyrec,
      ALIBABA "init=easyrec update=replace_scaled mid_activation=l2 squash=clamp_square "
-             "squash_eps=1e-8 dynamic_interests=trunc_ln"},
+             "squash_eps=1e-8 dynamic_interests=trunc_ln",
+     "interests max_history init iterations logit_scale squash_power squash_ratio "
+     "dynamic_interests",
+     NULL},
     {"torcheasyrec-mind", MODEL_CAPSULES, &torcheasyrec,
      ALIBABA "init=normal:1:1 update=probability_add mid_activation=none squash=clamp_length "
-             "squash_eps=1e-7 dynamic_interests=ceil_log2"},
-    {"deepmatch-mind", MODEL_CAPSULES, &deepmatch, CAPSULES DEEPMATCH "init=truncated_normal:1:1"},
+             "squash_eps=1e-7 dynamic_interests=ceil_log2",
+     "interests max_history init iterations logit_scale squash_power dynamic_interests", NULL},
+    {"deepmatch-mind", MODEL_CAPSULES, &deepmatch, CAPSULES DEEPMATCH "init=truncated_normal:1:1",
+     "interests max_history init iterations dynamic_interests", NULL},
     {"deepmatch-comirec-sa", MODEL_ATTENTION, &deepmatch,
      ATTENTION DEEPMATCH "attention_positions=add_scaled attention_values=inputs "
-                         "attention_activation=tanh"},
+                         "attention_activation=tanh",
+     "", NULL},
 };
 
 static const struct variant *find_variant(const char *name)
@@ -228,12 +244,39 @@ const struct codebase *variant_codebase(const char *variant)
 
 /* ---- which variant a checkpoint is of -------------------------------------------- */
 
-const struct tensor *variant_tensor(const struct ckpt *c, const char *pattern, size_t nth)
+static bool name_fits(const char *name, const char *patterns)
+{
+    char one[128];
+
+    for (const char *p = patterns;; p++) {
+        size_t len = strcspn(p, "|");
+
+        assert(len < sizeof one);
+        memcpy(one, p, len);
+        one[len] = '\0';
+        if (fnmatch(one, name, 0) == 0)
+            return true;
+        p += len;
+        if (*p == '\0')
+            return false;
+    }
+}
+
+const struct tensor *variant_tensor(const struct ckpt *c, const char *patterns, size_t nth)
 {
     for (size_t i = 0; i < ckpt_count(c); i++)
-        if (fnmatch(pattern, ckpt_at(c, i)->name, 0) == 0 && nth-- == 0)
+        if (name_fits(ckpt_at(c, i)->name, patterns) && nth-- == 0)
             return ckpt_at(c, i);
     return NULL;
+}
+
+void variant_put_names(struct buf *b, const char *patterns)
+{
+    for (const char *p = patterns; *p != '\0'; p++)
+        if (*p == '|')
+            buf_puts(b, " or ");
+        else
+            buf_putc(b, *p);
 }
 
 static bool has(const struct ckpt *c, const char *pattern)
@@ -241,21 +284,31 @@ static bool has(const struct ckpt *c, const char *pattern)
     return pattern != NULL && variant_tensor(c, pattern, 0) != NULL;
 }
 
-/* The tensors that it cannot do without are there, and its projection is there when it is used. */
-static bool fits(const struct ckpt *c, const struct variant *v)
+const char *variant_main(const struct variant *v)
+{
+    struct model_options o;
+
+    set_all(&o, v);
+    if (v->kind == MODEL_ATTENTION)
+        return v->codebase->hidden;
+    return o.bilinear == BILINEAR_PER_POSITION ? v->codebase->per_position : v->codebase->linear;
+}
+
+bool variant_fits(const struct variant *v, const struct ckpt *c)
 {
     const struct codebase *names = v->codebase;
     struct model_options o;
-    const char *main_tensor;
 
-    set_all(&o, v);
-    main_tensor = v->kind == MODEL_ATTENTION            ? names->hidden
-                  : o.bilinear == BILINEAR_PER_POSITION ? names->per_position
-                                                        : names->linear;
-    if (!has(c, names->items) || !has(c, main_tensor))
+    if (!has(c, names->items) || !has(c, variant_main(v)))
         return false;
+    set_all(&o, v);
     return !names->projection_means_used || o.projection == PROJECTION_UNSET ||
            has(c, names->projection) == (o.projection != PROJECTION_NONE);
+}
+
+const struct variant *variant_row(size_t i)
+{
+    return i < ARRAY_LEN(variants) ? &variants[i] : NULL;
 }
 
 int variant_detect(const struct ckpt *c, const char **variant, struct err *err)
@@ -264,7 +317,7 @@ int variant_detect(const struct ckpt *c, const char **variant, struct err *err)
     int result = 0, n = 0;
 
     for (size_t i = 0; i < ARRAY_LEN(variants); i++)
-        if (fits(c, &variants[i])) {
+        if (variant_fits(&variants[i], c)) {
             *variant = variants[i].name;
             buf_printf(&names, n++ > 0 ? " or %s" : "%s", variants[i].name);
         }

@@ -57,8 +57,7 @@ static bool add_tensor(struct recipe *r, char *line)
         zero = strcmp(word, "zero") == 0;
         if (zero)
             continue;
-        if (!parse_u64(word, strlen(word), &size) || size == 0 || size > FLOATS_MAX ||
-            t.n_dims == CKPT_MAX_DIMS)
+        if (!parse_u64(word, strlen(word), &size) || size > FLOATS_MAX || t.n_dims == CKPT_MAX_DIMS)
             return false;
         t.shape[t.n_dims++] = (size_t)size;
         count *= (size_t)size;
@@ -177,15 +176,27 @@ static void assert_limits(const struct model *m)
 
 /* ---- the target -------------------------------------------------------------------------- */
 
+static void assert_finding(void *arg, const struct model_finding *f)
+{
+    assert(f->name != NULL && (f->text != NULL || f->kind == FINDING_TOLD));
+    assert(f->kind != FINDING_TOLD || f->value != NULL);
+    ++*(size_t *)arg;
+}
+
 static void cook(const struct recipe *r)
 {
     struct buf file = BUF_INIT;
     struct err err = ERR_INIT;
     struct model *m = NULL;
     struct ckpt *c;
+    size_t n = 0;
 
     ckpt_encode(&file, r->tensors, r->n, NULL);
     c = ckpt_open_mem("fuzz", file.p, file.len, &err);
+    if (c != NULL) {
+        model_guess(c, NULL, assert_finding, &n);
+        assert(n > 0);
+    }
     if (c != NULL)
         m = model_open(c, &r->options, NULL, &err);
     if (m == NULL) {

@@ -315,6 +315,178 @@ static void integers_are_readable_but_not_as_floats(void **state)
     buf_clear(&b);
 }
 
+static void a_size_of_zero_fails_no_file(void **state)
+{
+    struct buf b = encode("{\"z\":{\"dtype\":\"F32\",\"shape\":[0,3],\"data_offsets\":[0,0]},"
+                          "\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},"
+                          "\"e\":{\"dtype\":\"I64\",\"shape\":[2,0],\"data_offsets\":[8,8]}}",
+                          two, 8);
+    struct ckpt *c = open_good(&b);
+    struct err err = ERR_INIT;
+    struct tensor_facts f;
+    float *owned;
+
+    (void)state;
+    assert_int_equal(ckpt_count(c), 3);
+    assert_int_equal(ckpt_find(c, "z")->shape[1], 3);
+    assert_int_equal(ckpt_find(c, "z")->count, 0);
+    assert_memory_equal(ckpt_find(c, "a")->data, two, sizeof two);
+    assert_null(tensor_f32(c, ckpt_find(c, "z"), &owned, &err));
+    assert_string_equal(err.text, "mem: tensor z holds no values, a size of it is 0");
+    tensor_measure(c, ckpt_find(c, "e"), &f, NULL, NULL);
+    assert_int_equal(f.finite + f.non_finite, 0);
+    assert_true(f.xxh3 == hash_bytes("", 0));
+    ckpt_free(c);
+    buf_clear(&b);
+}
+
+static void a_dtype_that_is_not_known_is_listed_and_not_read(void **state)
+{
+    struct buf b = encode("{\"e\":{\"dtype\":\"F8_E4M3\",\"shape\":[2,3],\"data_offsets\":[0,6]},"
+                          "\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[6,14]}}",
+                          "abcdef\0\0\300\77\0\0\0\300", 14);
+    struct ckpt *c = open_good(&b);
+    const struct tensor *t = ckpt_find(c, "e");
+    struct err err = ERR_INIT;
+    const float *values;
+    float *owned;
+
+    (void)state;
+    assert_int_equal(t->dtype, DTYPE_OTHER);
+    assert_string_equal(t->other, "F8_E4M3");
+    assert_int_equal(t->count, 6);
+    assert_null(t->data);
+    assert_int_equal(t->bytes, 0);
+    assert_null(tensor_f32(c, t, &owned, &err));
+    assert_string_equal(err.text, "mem: tensor e holds F8_E4M3, floats are needed");
+    values = tensor_f32(c, ckpt_find(c, "a"), &owned, &err);
+    assert_memory_equal(values, two, sizeof two);
+    free(owned);
+    ckpt_free(c);
+    buf_clear(&b);
+}
+
+/* ---- measuring ------------------------------------------------------------------- */
+
+static struct tensor_facts measure(const char *dtype, const void *data, size_t len, size_t n)
+{
+    char header[128];
+    struct tensor_facts f;
+    struct ckpt *c;
+    struct buf b;
+
+    snprintf(header, sizeof header,
+             "{\"t\":{\"dtype\":\"%s\",\"shape\":[%zu],\"data_offsets\":[0,%zu]}}", dtype, n, len);
+    b = encode(header, data, len);
+    c = open_good(&b);
+    tensor_measure(c, ckpt_at(c, 0), &f, NULL, NULL);
+    assert_true(f.xxh3 == hash_bytes(data, len));
+    ckpt_free(c);
+    buf_clear(&b);
+    return f;
+}
+
+static void range_and_what_is_not_finite_are_told_of_every_dtype(void **state)
+{
+    static const float f32[] = {3, NAN, -2.5f, INFINITY, -INFINITY};
+    static const double f64[] = {1e300, -1e-300};
+    static const float nothing[] = {NAN, NAN};
+    static const int64_t i64[] = {-5, 1234567890123};
+    static const int8_t i8[] = {-128, 127, 0};
+    static const uint8_t u8[] = {200, 3};
+    static const uint16_t f16[] = {0x3c00, 0xc000, 0x7c00};
+    struct tensor_facts f = measure("F32", f32, sizeof f32, 5);
+
+    (void)state;
+    assert_true(f.min == -2.5 && f.max == 3);
+    assert_int_equal(f.finite, 2);
+    assert_int_equal(f.non_finite, 3);
+    f = measure("F64", f64, sizeof f64, 2);
+    assert_true(f.min == -1e-300 && f.max == 1e300 && f.non_finite == 0);
+    f = measure("F32", nothing, sizeof nothing, 2);
+    assert_true(f.min == 0 && f.max == 0 && f.finite == 0 && f.non_finite == 2);
+    f = measure("I64", i64, sizeof i64, 2);
+    assert_true(f.min == -5 && f.max == 1234567890123.0);
+    f = measure("I8", i8, sizeof i8, 3);
+    assert_true(f.min == -128 && f.max == 127);
+    f = measure("U8", u8, sizeof u8, 2);
+    assert_true(f.min == 3 && f.max == 200);
+    f = measure("F16", f16, sizeof f16, 3);
+    assert_true(f.min == -2 && f.max == 1 && f.non_finite == 1);
+}
+
+/* ---- converting ------------------------------------------------------------------ */
+
+/* More than one piece, with a border within the second tensor. */
+static void what_is_converted_reads_back_the_same(void **state)
+{
+    enum { N = 1500000 };
+    float *v = xcalloc(N, sizeof *v);
+    const struct ckpt_writer_tensor t[] = {{"a", 1, {2}, two}, {"b", 2, {N / 4, 4}, v}};
+    char *from = temporary_name(), *to = xasprintf("%s.out", from);
+    struct err err = ERR_INIT;
+    const float *again;
+    struct ckpt *c;
+    float *owned;
+
+    (void)state;
+    for (size_t i = 0; i < N; i++)
+        v[i] = (float)i;
+    close(mkstemp(from));
+    assert_int_equal(ckpt_write(from, t, 2, metadata, &err), 0);
+    c = ckpt_open(from, &err);
+    assert_int_equal(ckpt_convert(c, to, &err), 0);
+    ckpt_free(c);
+    c = ckpt_open(to, &err);
+    assert_string_equal(ckpt_meta(c, "note"), "x \"y\"");
+    assert_memory_equal(tensor_f32(c, ckpt_find(c, "a"), &owned, &err), two, sizeof two);
+    again = tensor_f32(c, ckpt_find(c, "b"), &owned, &err);
+    assert_memory_equal(again, v, N * sizeof *v);
+    ckpt_free(c);
+    unlink(from);
+    unlink(to);
+    free(from);
+    free(to);
+    free(v);
+}
+
+/* NaN is for whoever uses the tensor to refuse; a number that is lost is not. */
+static void what_float32_cannot_hold_is_not_converted(void **state)
+{
+    static const double values[] = {1, NAN, -INFINITY, 1e39};
+    static const char header[] =
+        "{\"t\":{\"dtype\":\"F64\",\"shape\":[%d],\"data_offsets\":[0,%d]}}";
+    char *to = temporary_name();
+
+    (void)state;
+    close(mkstemp(to));
+    unlink(to);
+    for (int n = 4; n >= 3; n--) {
+        char *text = xasprintf(header, n, 8 * n);
+        struct buf b = encode(text, values, 8 * (size_t)n);
+        struct ckpt *c = open_good(&b);
+        struct err err = ERR_INIT;
+        struct tensor_facts f;
+
+        assert_int_equal(ckpt_convert(c, to, &err), n == 4 ? -1 : 0);
+        ckpt_free(c);
+        if (n == 4) {
+            assert_string_equal(
+                err.text, "mem: tensor t holds 1e+39 at element 3, which float32 cannot hold");
+            assert_int_equal(access(to, F_OK), -1);
+        } else {
+            c = ckpt_open(to, &err);
+            tensor_measure(c, ckpt_at(c, 0), &f, NULL, NULL);
+            assert_true(f.non_finite == 2 && f.min == 1 && f.max == 1);
+            ckpt_free(c);
+        }
+        buf_clear(&b);
+        free(text);
+    }
+    unlink(to);
+    free(to);
+}
+
 /* ---- refusing -------------------------------------------------------------------- */
 
 /* What a message says behind the path it begins with, or behind the folder of another file. */
@@ -367,7 +539,7 @@ static void every_broken_file_is_refused_with_its_message(void **state)
         const char *dir, *end;
         size_t least;
     } folders[] = {
-        {"tests/invalid/safetensors", ".safetensors", 38},
+        {"tests/invalid/safetensors", ".safetensors", 37},
         {"tests/invalid/pdparams", ".pdparams", 100},
         {"tests/invalid/torch", ".pt", 80},
         {"tests/invalid/tensorflow", ".index", 60},
@@ -570,6 +742,11 @@ int main(void)
         cmocka_unit_test(nan_and_infinity_are_refused_by_name_and_place),
         cmocka_unit_test(an_infinite_half_is_refused_too),
         cmocka_unit_test(integers_are_readable_but_not_as_floats),
+        cmocka_unit_test(a_size_of_zero_fails_no_file),
+        cmocka_unit_test(a_dtype_that_is_not_known_is_listed_and_not_read),
+        cmocka_unit_test(range_and_what_is_not_finite_are_told_of_every_dtype),
+        cmocka_unit_test(what_is_converted_reads_back_the_same),
+        cmocka_unit_test(what_float32_cannot_hold_is_not_converted),
         cmocka_unit_test(every_broken_file_is_refused_with_its_message),
         cmocka_unit_test(other_formats_are_recognised_and_not_read),
         cmocka_unit_test(a_header_of_640_bytes_is_no_pickle),

@@ -3,6 +3,7 @@
  *
  * tests/golden/ckpt holds the files. A value in them follows from its tensor's name and its
  * position: see make.py there. */
+#include "../../src/ckpt/crc32.h"
 #include "../../src/ckpt/crc32c.h"
 #include "recalld/ckpt.h"
 
@@ -217,8 +218,8 @@ static void a_file_of_several_is_not_read_from_memory(void **state)
 
     (void)state;
     assert_null(ckpt_open_mem("f", b.p, b.len, &err));
-    assert_string_equal(err.text, "f: TensorFlow's tensors are in other files: recallctl bundle "
-                                  "build makes one file of them");
+    assert_string_equal(err.text, "f: TensorFlow's tensors are in other files: recallctl ckpt "
+                                  "convert makes one file of them");
     buf_clear(&b);
 }
 
@@ -275,6 +276,40 @@ static void a_double_beyond_float_is_refused(void **state)
     memcpy(b.p + (t->data - (const uint8_t *)b.p) + 8, &large, sizeof large);
     assert_null(tensor_f32(c, t, &owned, &err));
     assert_string_equal(err.text, "f: tensor d holds infinity at element 1 [1]");
+    ckpt_free(c);
+    buf_clear(&b);
+}
+
+static void the_checksum_of_zip_files_is_crc_32(void **state)
+{
+    uint8_t bytes[100];
+
+    (void)state;
+    assert_int_equal(crc32_update(0, "123456789", 9), 0xcbf43926); /* the check value of CRC-32 */
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (uint8_t)(i * 89);
+    for (size_t n = 0; n <= sizeof bytes; n++)
+        assert_int_equal(crc32_update(crc32_update(0, bytes, n), bytes + n, sizeof bytes - n),
+                         crc32_update(0, bytes, sizeof bytes));
+}
+
+static void a_changed_byte_of_a_zip_file_is_seen_when_it_is_verified(void **state)
+{
+    struct buf b = get_file(DIR "torch-zip-module.pt");
+    struct err err = ERR_INIT;
+    struct ckpt *c = ckpt_open_mem("f", b.p, b.len, &err);
+    size_t at = (size_t)(ckpt_find(c, "bias")->data - (const uint8_t *)b.p);
+    char *expected;
+
+    (void)state;
+    assert_true(ckpt_verify_bytes(c) > 24);
+    assert_int_equal(ckpt_verify(c, NULL, NULL, &err), 0);
+    b.p[at] ^= 1;
+    assert_int_equal(ckpt_verify(c, NULL, NULL, &err), -1);
+    expected = xasprintf("f: offset %zu: the checksum of entry ", at);
+    assert_int_equal(strncmp(err.text, expected, strlen(expected)), 0);
+    assert_non_null(strstr(err.text, "/data/1 is wrong: the file is damaged"));
+    free(expected);
     ckpt_free(c);
     buf_clear(&b);
 }
@@ -697,6 +732,8 @@ int main(void)
         cmocka_unit_test(nan_is_refused_whatever_the_format),
         cmocka_unit_test(a_double_beyond_float_is_refused),
         cmocka_unit_test(both_ways_to_sum_agree),
+        cmocka_unit_test(the_checksum_of_zip_files_is_crc_32),
+        cmocka_unit_test(a_changed_byte_of_a_zip_file_is_seen_when_it_is_verified),
         cmocka_unit_test(a_folder_that_is_no_checkpoint_says_what_to_do),
         cmocka_unit_test(every_cut_of_a_file_is_refused),
         cmocka_unit_test(every_changed_byte_is_read_in_bounds_or_refused),

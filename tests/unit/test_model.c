@@ -2236,7 +2236,7 @@ static void variants_differ_where_the_codebases_do(void **state)
         {"paddlerec-mind", "mask", "\"before\""},
         {"paddlerec-mind", "squash_eps", "1e-08"},
         {"paddlerec-mind", "projection", "\"relu\""},
-        {"paddlerec-mind", "init", "\"tensor:capsual_layer.routing_logits\""},
+        {"paddlerec-mind", "init", "\"tensor:capsual_layer.routing_logits|routing_logits\""},
         {"paddlerec-mind-2022", "softmax", "\"interest\""},
         {"paddlerec-mind-2022", "projection", "\"relu\""},
         {"paddlerec-mind-2022b", "update", "\"add_clipped\""},
@@ -2700,8 +2700,8 @@ static void logits_that_every_call_changes_are_refused(void **state)
     put(&d, "capsule_layer/B", b0, 3, 1, K, S, 0);
     assert_refused(&d, "variant=deepmatch-mind " FOUND, ERR_USAGE,
                    "w: tensor capsule_layer/B holds routing logits that every call changes "
-                   "(DeepMatch before 0.2.1): its interests depend on who was asked for before, "
-                   "nobody can repeat them");
+                   "(DeepMatch before 0.2.1, fun-rec): its interests depend on who was asked for "
+                   "before, nobody can repeat them");
 }
 
 static void a_model_without_variant_is_refused(void **state)

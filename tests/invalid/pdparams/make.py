@@ -210,7 +210,7 @@ FILES = {
                    "offset 73: w: the array's shape is no tuple of at most 8 sizes"),
     "shape-negative": (one(array((-2,))),
                        "offset 73: w: the array's shape is no tuple of at most 8 sizes"),
-    "shape-zero": (one(array((2, 0))), "tensor w: size 1 of shape is not 1 or more"),
+    "shape-zero": (one(array((2, 0))), "offset 73: w: shape and dtype do not fit the number of bytes"),
     "shape-text": (one(array(several(text("2")))),
                    "offset 73: w: the array's shape is no tuple of at most 8 sizes"),
     "shape-nine-dimensions": (one(array((1,) * 8 + (2,))),

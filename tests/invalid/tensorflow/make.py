@@ -204,8 +204,6 @@ def files():
                           "a tensor's name is not text"),
         "name-too-long": (table(block(header(), variable("w" * 1025, (2, 4)))),
                           "a tensor's name has 1025 bytes, must be 1 to 1024"),
-        "size-zero": (table(block(header(), variable("w", (2, 0)))),
-                      "tensor w: size 1 of shape is not 1 or more"),
         "size-negative": (table(block(header(), variable("w", (-1,), size=4))),
                           "tensor w: shape is too large"),
         "size-product-overflows": (table(block(header(), variable("w", (2 ** 32, 2 ** 32)))),

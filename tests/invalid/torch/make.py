@@ -249,8 +249,6 @@ FILES = {
                         "offset 196: w: the tensor is not described as expected"),
     "size-negative": (checkpoint(one(tensor(size=(-2, 2)))),
                       "offset 196: w: size or stride is no tuple of at most 8 numbers"),
-    "size-zero": (checkpoint(one(tensor(size=(0, 2)))),
-                  "tensor w: size 0 of shape is not 1 or more"),
     "size-list": (checkpoint(one(rebuilt(storage(), integer(0), b"]", b")"))),
                   "offset 146: w: size or stride is no tuple of at most 8 numbers"),
     "size-nine-dimensions": (checkpoint(one(tensor(size=(1,) * 9, stride=(1,) * 9))),
