@@ -37,7 +37,7 @@ remember = @mkdir -p $(@D); echo '$1' | cmp -s - $@ || echo '$1' >$@
 # ---- set-up ------------------------------------------------------------------------------
 
 goals := $(or $(MAKECMDGOALS),all)
-dev_goals := format format-check lint check-valgrind check-valgrind-daemon coverage fuzz fuzz-smoke
+dev_goals := format format-check lint check-valgrind check-valgrind-daemon check-ctr coverage fuzz fuzz-smoke
 ifneq ($(filter-out help clean install uninstall image-check,$(goals)),)
 include $(BUILD)/setup.mk
 endif
@@ -92,9 +92,9 @@ bench_tools := $(filter-out $(benches),$(basename $(notdir $(wildcard tests/benc
 
 # What runs under ThreadSanitizer: the unit tests of what threads share, and the daemon on
 # exact search. Faiss is left out: its OpenMP threads meet in ways the sanitizer cannot see.
-shared := queue snapshot metrics recall behaviour redis registry
+shared := queue snapshot metrics recall behaviour redis registry journal experiment
 TSAN_TESTS ?= $(filter $(shared:%=test_%),$(tests))
-TSAN_PYTEST ?= $(wildcard $(patsubst %,tests/integration/test_%.py,http admin lifecycle))
+TSAN_PYTEST ?= $(wildcard $(patsubst %,tests/integration/test_%.py,http admin lifecycle experiments))
 
 objects = $(patsubst %,$(BUILD)/$1/%.o,$(basename $2))
 test_programs = $(patsubst %,$(BUILD)/$1/tests/%,$(or $2,$(tests) $(fuzzers)))
@@ -158,17 +158,17 @@ test: all demo-bundle $(call test_programs,release) ## every unit and integratio
 # What the demo serves, and many tests: made again when the data or recallctl changes. So small a
 # catalogue needs no Faiss; its two shards are there to show that shards are searched and merged.
 demo_version := 2026-11-24
-demo_bundle := $(BUILD)/demo/debian-mind
-demo_files := $(addprefix demo/,debian-mind.safetensors items.tsv popular.txt behaviour.tsv)
+demo_bundles := debian-mind debian-mind-k1
+demo_files := $(addprefix demo/,items.tsv popular.txt behaviour.tsv)
 
-demo-bundle: $(demo_bundle)/manifest.json
+demo-bundle: $(demo_bundles:%=$(BUILD)/demo/%/manifest.json)
 
-$(demo_bundle)/manifest.json: $(demo_files) $(BUILD)/release/recallctl
+$(BUILD)/demo/%/manifest.json: demo/%.safetensors $(demo_files) $(BUILD)/release/recallctl
 	$(call say,BUNDLE)
 	@rm -rf $(@D) && mkdir -p $(dir $(@D))
-	$(Q)$(BUILD)/release/recallctl bundle build --weights demo/debian-mind.safetensors \
+	$(Q)$(BUILD)/release/recallctl bundle build --weights $< \
 		--items demo/items.tsv --popular demo/popular.txt --histories demo/behaviour.tsv \
-		--engine faiss --factory Flat --shards 2 --name debian-mind --version $(demo_version) --out $(@D)
+		--engine faiss --factory Flat --shards 2 --name $* --version $(demo_version) --out $(@D)
 
 # Installs what `make` has built and builds nothing, so that root can do it. The programs are those
 # in FROM=; a configuration that is there already is kept.
@@ -212,6 +212,25 @@ check-tsan: $(call product,tsan) $(call test_programs,tsan,$(TSAN_TESTS)) ## wha
 
 check-data: all ## figures of real checkpoints, where their data is: ../shared/data or RECALLD_DATA
 	@RECALLCTL_BIN=$(BUILD)/release/recallctl PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 tests/eval/check.py
+
+# What the frameworks compute is what we must: they write the models, run them, and recalld reads them.
+# PARITY_WRITE=1 also keeps the cases for `make test`, which has no frameworks. tf_keras has the layers of
+# TensorFlow 1, and would bring a second TensorFlow.
+PARITY_VENV ?= $(BUILD)/parity/venv
+parity: all parity-growthbook $(PARITY_VENV)/installed ## compare with Paddle, TensorFlow and PyTorch, installed below build/ at first: 8 GB
+	@scripts/parity.sh $(PARITY_VENV) $(BUILD)
+
+$(PARITY_VENV)/installed: tests/parity/requirements.txt
+	$(Q)python3 -m venv $(@D)
+	$(Q)$(@D)/bin/pip install -r $<
+	$(Q)$(@D)/bin/pip install --no-deps tf_keras
+	$(Q)cp $< $@
+
+parity-growthbook: all ## who gets which arm, compared with the npm package @growthbook/growthbook
+	@tests/parity/growthbook.sh $(BUILD)
+
+check-ctr: all ## figures of experiments against simulated truth, scipy and statsmodels: 600 journals
+	@RECALLCTL_BIN=$(BUILD)/release/recallctl PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 tests/ctr/truth.py
 
 # Valgrind knows no AVX-512: where that is what we build for, all is built once more, apart.
 VALGRIND := valgrind -q --error-exitcode=99 --leak-check=full
@@ -261,7 +280,7 @@ coverage: demo-bundle $(call product,coverage) $(call test_programs,coverage) ##
 	@scripts/test.sh $(BUILD)/coverage $(call test_programs,coverage) tests/integration; \
 	status=$$?; gcovr --root . --filter src/ $(BUILD)/coverage; exit $$status
 
-BENCH := report shares serving border compare
+BENCH := report shares serving border compare journal
 bench: bench-tools $(benches:%=$(BUILD)/release/bench/%) ## measure, write docs/performance.md: half an hour and more; BENCH= names some
 	@for b in $(BENCH); do echo "== $$b" && BENCH_BIN=$(BUILD)/release PYTHONDONTWRITEBYTECODE=1 \
 	/usr/bin/python3 tests/bench/$$b.py || exit 1; done
@@ -291,4 +310,4 @@ help: ## this list
 
 FORCE:
 .PHONY: all run test demo-bundle install uninstall debug check-unit check-integration check-asan check-ubsan check-tsan \
-	check-data check-valgrind check-valgrind-daemon soak fuzz fuzz-smoke coverage bench bench-tools image-check format format-check lint clean help FORCE
+	check-data check-ctr parity parity-growthbook check-valgrind check-valgrind-daemon soak fuzz fuzz-smoke coverage bench bench-tools image-check format format-check lint clean help FORCE

@@ -4,8 +4,9 @@ it: one shared bilinear map with a bias, softmax over the interests, pads masked
 routing passes, no projection. The routing logits are drawn once, used in training too, and kept
 in the file, so the daemon's answers are those of the model that was trained.
 
-Writes debian-mind.safetensors and expected.json (what recalld must answer on behaviour.tsv)
-beside this script; prints HitRate@50 beside a popularity baseline and a single interest.
+Writes debian-mind.safetensors, debian-mind-k1.safetensors (the same with a single interest) and
+expected.json (what recalld must answer on behaviour.tsv) beside this script; prints HitRate@50
+beside a popularity baseline.
 """
 
 import argparse
@@ -256,7 +257,7 @@ def store(model, path):
         "capsule_network/bilinear/dense/bias": model.bias.detach().numpy(),
         "routing_logits": model.logits.numpy(),
     }, {
-        "variant": "thudm-mind", "interests": str(INTERESTS), "max_history": str(HISTORY),
+        "variant": "thudm-mind", "interests": str(model.logits.shape[1]), "max_history": str(HISTORY),
         "init": "tensor:routing_logits", "normalize_user": "false", "normalize_item": "false",
     })
 
@@ -265,13 +266,15 @@ def nine(value):
     return float(f"{value:.9g}")
 
 
-def write_expected(model, ids, row_of, path):
+def write_expected(model, single, ids, row_of, path):
     """What the daemon must find for the users of behaviour.tsv, and a few answers in full."""
     users = {}
     for line in (HERE / "behaviour.tsv").read_text(encoding="utf-8").splitlines():
         user, items = line.split("\t")
         users[user] = items.split(" ")
-    hit, recall = evaluate(model, [[row_of[i] for i in items] for items in users.values()])
+    rows = [[row_of[i] for i in items] for items in users.values()]
+    hit, recall = evaluate(model, rows)
+    single_hit, single_recall = evaluate(single, rows)
     longest = max(users, key=lambda user: len(users[user]))
     shortest = min(users, key=lambda user: len(users[user]))
     chosen = {"": list(EXAMPLE)}
@@ -292,6 +295,7 @@ def write_expected(model, ids, row_of, path):
                  "= the rest; exact inner products, best over the interests, history items not "
                  "excluded. vectors: the whole history given; user is empty where it is no line",
         "users": len(users), "top_n": TOP_N, "hit_rate": nine(hit), "recall": nine(recall),
+        "k1": {"hit_rate": nine(single_hit), "recall": nine(single_recall)},
     }
     text = json.dumps(expected, indent=1)[:-2]
     text += ',\n "vectors": [\n  ' + ",\n  ".join(json.dumps(v) for v in vectors) + "\n ]\n}\n"
@@ -319,8 +323,9 @@ def main():
     model = train(users["train"], len(ids), INTERESTS, args.epochs, users["valid"])
     full = evaluate(model, users["test"])
     store(model, HERE / "debian-mind.safetensors")
-    shown = write_expected(model, ids, row_of, HERE / "expected.json")
     single = train(users["train"], len(ids), 1, args.epochs, users["valid"])
+    store(single, HERE / "debian-mind-k1.safetensors")
+    shown = write_expected(model, single, ids, row_of, HERE / "expected.json")
 
     test, n = users["test"], len(ids)
     histories, targets = two_tastes(test)

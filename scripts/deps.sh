@@ -18,6 +18,8 @@ all  libhiredis-dev       Redis client
 all  libopenblas-dev      matrix products, here and inside Faiss
 all  libxxhash-dev        hash tables
 all  libssl-dev           SHA-256
+all  zlib1g-dev           gzip, for closed journal files
+all  libzstd-dev          zstd, for closed journal files
 all  cmake                builds Faiss
 all  dpkg-dev             unpacks the source package of Faiss
 all  redis-server         a private one serves the demo and the tests
@@ -34,6 +36,8 @@ dev  cppcheck             make lint
 dev  shellcheck           make lint
 dev  valgrind             make check-valgrind
 dev  gcovr                make coverage
+dev  python3-scipy        make check-ctr
+dev  python3-statsmodels  make check-ctr
 image debootstrap         base images
 image podman              builds and runs images
 image podman-compose      runs docker/compose.yaml

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 floors='
 7 recalld recallctl
-6 http eval
+6 http eval ctr
 5 recall
 4 bundle experiment behaviour journal
 3 model items index
@@ -24,6 +24,8 @@ openblas blas
 microhttpd.h http
 openssl/ base
 xxhash.h base
+zlib.h journal
+zstd.h journal
 '
 
 grep -nE '^ *# *include *[<"]' src/*/*.[ch] src/*/*.cpp include/recalld/*.h 2>/dev/null |

@@ -90,10 +90,13 @@ start_redis() {
 }
 
 start_recalld() {
+    rm -rf "$run/journal" || die "cannot clear $run/journal"
     # A machine that is busy building something else should not make the demo look empty.
     background "$recalld" --http.listen="127.0.0.1:$port" --http.drain_ms=0 \
         --redis.address="$socket" --redis.timeout_ms=200 --recall.deadline_ms=500 \
-        --bundle.paths="$build/demo/debian-mind" --log.level=warn &
+        --bundle.paths="$build/demo/debian-mind,$build/demo/debian-mind-k1" \
+        --bundle.default=debian-mind@2026-11-24 --experiments.file=demo/experiments.json \
+        --journal.dir="$run/journal" --log.level=warn &
     recalld_pid=$!
     wait_for 120 $recalld_pid curl -fs --noproxy '*' "$url/readyz" || die "recalld did not start"
 }

@@ -7,7 +7,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/common.sh"
 
-LIBRARIES="libmicrohttpd jansson hiredis openblas libcrypto libxxhash"
+LIBRARIES="libmicrohttpd jansson hiredis openblas libcrypto libxxhash zlib libzstd"
 
 out=$1
 "$here/deps.sh" ${2+"$2"}

@@ -23,6 +23,11 @@ struct bundle;
 typedef void (*bundle_progress)(void *arg, const char *step, size_t done, size_t total);
 struct bundle *bundle_open(const char *dir, bundle_progress progress, void *arg, struct err *err)
     WARN_UNUSED;
+/* The same, but a file is taken for the one that is meant if it has its size: nothing is hashed.
+ * For bundles whose files were verified where they came from. ERR_FORMAT when the manifest has no
+ * sizes. */
+struct bundle *bundle_open_by_size(const char *dir, bundle_progress progress, void *arg,
+                                   struct err *err) WARN_UNUSED;
 struct bundle *bundle_acquire(struct bundle *b);
 void bundle_release(struct bundle *b); /* NULL allowed */
 
@@ -64,6 +69,27 @@ struct registry;
 /* `state_dir` "" = nothing a client changes is kept (then those calls are ERR_CONFLICT).
  * `memory_max` 0 = no limit. */
 struct registry *registry_new(const char *state_dir, int64_t memory_max);
+/* From now on bundles are opened by size; before the first is loaded. */
+void registry_verify_by_size(struct registry *r);
+/* What else is published with a set of bundles, at one moment with it: something that names some of
+ * them. NULL = nothing. Borrowed. */
+struct ref *bundle_set_beside(const struct bundle_set *s);
+
+/* Makes what stands beside `set`, counted for the caller, or refuses: -1 with *err set. Called with
+ * the registry locked against changes, and must not call it. */
+typedef int (*bundle_beside)(void *arg, const struct bundle_set *set, struct ref **beside,
+                             struct err *err);
+struct bundle_users {
+    /* Everything is opened and `set` will be published, which cannot fail. */
+    bundle_beside configure;
+    /* A client unloads a bundle: `next` is without it. -1 with *err set refuses. */
+    int (*unload)(void *arg, const struct bundle_set *next, struct err *err);
+    void *arg;
+};
+void registry_set_users(struct registry *r, const struct bundle_users *users); /* before the rest */
+/* Puts another thing beside the present set. */
+int registry_set_beside(struct registry *r, bundle_beside make, void *arg, struct err *err)
+    WARN_UNUSED;
 /* Loads the configured directories and those of the state file, then publishes them at once; the
  * default is `def`, or the only (configured) bundle when "" (the state file's choice first);
  * several configured ones need a default. All or nothing: a path of the state file that is gone is
@@ -78,7 +104,7 @@ const struct bundle_set *registry_acquire(struct registry *r);
 /* Queues a directory for the loader thread; ERR_CONFLICT without state dir. The result
  * shows in registry_list. */
 int registry_load_async(struct registry *r, const char *dir, struct err *err) WARN_UNUSED;
-/* NOT_FOUND, CONFLICT (still referenced by default or an alias; no state dir), IO (cannot be
+/* NOT_FOUND, CONFLICT (still named by default, alias or arm; no state dir), IO (cannot be
  * persisted: nothing changes then). Persisted, with a sync of the disk, before they return. A
  * default may be an alias; an alias is [A-Za-z0-9._-]{1,60} (USAGE) and names name@version. An
  * unloaded bundle that bundle.paths lists comes back at the next reload. */

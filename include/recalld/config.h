@@ -17,6 +17,9 @@
 enum behaviour_type { BEHAVIOUR_LIST, BEHAVIOUR_ZSET };
 enum behaviour_order { BEHAVIOUR_NEWEST_FIRST, BEHAVIOUR_OLDEST_FIRST };
 
+enum journal_compression { JOURNAL_PLAIN, JOURNAL_GZIP, JOURNAL_ZSTD };
+enum journal_user_form { JOURNAL_USER_PLAIN, JOURNAL_USER_HMAC };
+
 struct config {
     /* http */
     char *http_listen; /* host:port; port 0 = any free one; [v6]:port */
@@ -50,6 +53,22 @@ struct config {
     char *bundle_paths; /* comma-separated directories */
     char *bundle_default;
     int64_t bundle_memory_max; /* bytes, 0 = no limit */
+    bool bundle_verify_size;   /* files are compared by size, not by hash */
+    /* journal */
+    char *journal_dir;            /* "" = off */
+    int64_t journal_rotate_bytes; /* of a file */
+    int journal_rotate_s;         /* a file is open at most so long */
+    int journal_fsync_ms;
+    int64_t journal_retain_bytes;              /* of all files, 0 = no limit */
+    int journal_retain_days;                   /* 0 = no limit */
+    enum journal_compression journal_compress; /* of closed files */
+    double journal_sample;                     /* share of users, (0, 1] */
+    enum journal_user_form journal_user;
+    char *journal_user_key_file;
+    int journal_ring_bytes; /* per thread that writes */
+    /* experiments */
+    char *experiments_file; /* "" = none */
+    int experiments_remember;
     /* admin, state, log */
     char *admin_token_file;
     char *state_dir;

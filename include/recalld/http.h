@@ -9,12 +9,16 @@
 #include "recalld/behaviour.h"
 #include "recalld/bundle.h"
 #include "recalld/config.h"
+#include "recalld/experiment.h"
+#include "recalld/journal.h"
 #include "recalld/recall.h"
 
 /* What the routes work on; all borrowed. `config` is read during http_start only. */
 struct http_context {
     const struct config *config;
     struct registry *registry;
+    struct experiment_store *experiments;
+    struct journal *journal; /* NULL = off */
     struct recall *recall;
     struct behaviour *behaviour;
 };

@@ -23,6 +23,9 @@ int metric_gauge(const char *name, const char *help, const char *labels, double 
  * HELP and TYPE (gauge) lines are written for it. */
 int metric_family(const char *name, const char *help, void (*write)(struct buf *out, void *arg),
                   void *arg);
+/* The same of counters. */
+int metric_counter_family(const char *name, const char *help,
+                          void (*write)(struct buf *out, void *arg), void *arg);
 
 void metric_add(int id, uint64_t n);
 void metric_observe(int id, double value);

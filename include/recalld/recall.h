@@ -10,6 +10,8 @@
 #include "recalld/behaviour.h"
 #include "recalld/bundle.h"
 #include "recalld/config.h"
+#include "recalld/experiment.h"
+#include "recalld/journal.h"
 
 /* Why an answer is less than it could be. A closed list; the words go out in `degraded`, metrics
  * and journal. */
@@ -71,7 +73,8 @@ enum recall_admission {
 enum recall_admission recall_submit(struct recall *r, struct recall_call *c,
                                     void (*before)(struct recall_call *), struct err *err);
 void *recall_call_owner(const struct recall_call *c);
-/* Once done: 200; 400 (a filter attribute that the bundle lacks: only a worker knows the bundle),
+/* Once done: 200; 400 (a filter attribute that the bundle lacks, an arm that the experiments lack:
+ * only a worker knows which ones hold), 403 (the experiments let no request choose its arms),
  * 503 (no bundle is loaded) or 504 (the deadline had passed before a worker took it). */
 int recall_call_status(const struct recall_call *c);
 /* 200: the JSON answer. Otherwise a sentence. Borrowed until recall_call_put. */
@@ -82,12 +85,15 @@ const char *recall_call_field(const struct recall_call *c); /* the field a 400 i
 
 /* ---- the service ---- */
 
-/* Starts the workers. Everything borrowed must outlive it; `policy` is owned. */
+/* Starts the workers. Everything borrowed must outlive it; `policy` is owned; `exp` and `journal`
+ * may be NULL. */
 struct recall *recall_start(const struct config *cfg, struct recall_policy *policy,
-                            struct registry *reg, struct behaviour *beh, struct err *err)
+                            struct registry *reg, struct experiment_store *exp,
+                            struct journal *journal, struct behaviour *beh, struct err *err)
     WARN_UNUSED;
 struct recall_policy *recall_policy_new(const struct config *cfg);
 void recall_set_policy(struct recall *r, struct recall_policy *policy); /* owns it */
+int recall_n_max(struct recall *r); /* of the policy that holds */
 void recall_set_behaviour(struct recall *r, struct behaviour *beh);
 /* New submissions are RECALL_DRAINING from now on. */
 void recall_drain(struct recall *r);

@@ -135,6 +135,14 @@ static int sync_path(const char *path, struct err *err)
     return result;
 }
 
+/* What the manifest says of a file. */
+static void identify(struct manifest_file *f, const char *name, const struct mapped *m)
+{
+    f->file = name;
+    f->bytes = (int64_t)m->len;
+    sha256_hex(m->bytes, m->len, f->sha256);
+}
+
 /* Copies a file into the bundle as `name` and notes its hash; the source stays mapped in *m. */
 static int copy_in(struct builder *b, const char *from, const char *name, struct manifest_file *f,
                    struct mapped *m)
@@ -144,8 +152,7 @@ static int copy_in(struct builder *b, const char *from, const char *name, struct
 
     build_progress(b, step, 0, 1);
     if (file_map(m, from, b->err) == 0) {
-        f->file = name;
-        sha256_hex(m->bytes, m->len, f->sha256);
+        identify(f, name, m);
         result = file_write(to, m->bytes, m->len, b->err);
     }
     build_progress(b, step, 1, 1);
@@ -160,8 +167,7 @@ static int note_file(struct builder *b, const char *path, const char *name, stru
 {
     if (file_map(m, path, b->err) == -1)
         return -1;
-    f->file = name;
-    sha256_hex(m->bytes, m->len, f->sha256);
+    identify(f, name, m);
     return 0;
 }
 
@@ -189,8 +195,10 @@ static int choose_options(const struct builder *b, struct model_options *o, bool
     if (o->variant == NULL)
         return err_set(b->err, ERR_USAGE,
                        "%s: does not say which model it is: model.variant is needed, and what "
-                       "differs from it",
+                       "differs from it (recallctl ckpt show lists the tensors that tell)",
                        b->ask->weights);
+    if (variant == NULL && ckpt_meta(b->ckpt, "variant") == NULL)
+        build_say(b, "its tensors tell that it is %s", o->variant);
     for (size_t i = 0; b->ask->model_keys != NULL && b->ask->model_keys[i] != NULL; i += 2) {
         const char *key = b->ask->model_keys[i];
 
@@ -252,7 +260,8 @@ static int take_model(struct builder *b)
     bool init_asked;
 
     b->ckpt = ckpt_open(b->ask->weights, b->err);
-    if (b->ckpt == NULL || choose_options(b, &o, &init_asked) == -1 || take_weights(b) == -1 ||
+    if (b->ckpt == NULL || ckpt_verify(b->ckpt, NULL, NULL, b->err) == -1 ||
+        choose_options(b, &o, &init_asked) == -1 || take_weights(b) == -1 ||
         (o.init == INIT_FILE && copy_init(b, &o, init_asked) == -1))
         return -1;
     b->model = model_open(b->ckpt, &o, b->dir, b->err);
@@ -355,7 +364,7 @@ static int build_shard(struct builder *b, struct manifest_shard *s)
     if (index_build_shard(path, b->manifest.factory, &b->vectors, (uint32_t)s->first_row,
                           (uint32_t)s->rows, b->ask->threads, shard_progress, &step, b->err) == 0 &&
         sync_path(path, b->err) == 0 && file_map(&m, path, b->err) == 0) {
-        sha256_hex(m.bytes, m.len, s->file.sha256);
+        identify(&s->file, s->file.file, &m);
         file_unmap(&m);
         result = 0;
     }

@@ -27,6 +27,7 @@ struct bundle {
 /* What the steps of opening share. */
 struct opening {
     struct bundle *b;
+    bool by_size; /* files are not hashed */
     bundle_progress progress;
     void *arg;
     struct err *err;
@@ -56,24 +57,51 @@ static int PRINTF_LIKE(2, 3) wrong(const struct opening *o, const char *fmt, ...
 
 /* ---- files and their hashes ---------------------------------------------------- */
 
+static int check_hash(const struct opening *o, const struct manifest_file *f, const char *path,
+                      const struct mapped *m)
+{
+    char *step = xasprintf("hash %s", f->file), hex[SHA256_HEX];
+
+    report(o, step, 0, m->len);
+    sha256_hex(m->bytes, m->len, hex);
+    report(o, step, m->len, m->len);
+    free(step);
+    if (strcmp(hex, f->sha256) == 0)
+        return 0;
+    return err_set(o->err, ERR_FORMAT,
+                   "%s: SHA-256 is %.12s..., " MANIFEST_FILE
+                   " says %.12s...: the file was changed, cut or belongs elsewhere",
+                   path, hex, f->sha256);
+}
+
+static int check_size(const struct opening *o, const struct manifest_file *f, const char *path,
+                      const struct mapped *m)
+{
+    if ((int64_t)m->len == f->bytes)
+        return 0;
+    if (f->bytes == 0)
+        return err_set(o->err, ERR_FORMAT,
+                       "%s: " MANIFEST_FILE
+                       " does not say its size: verify it by hash, or build the bundle again",
+                       path);
+    return err_set(o->err, ERR_FORMAT,
+                   "%s: has %zu bytes, " MANIFEST_FILE
+                   " says %lld: the file was changed, cut or belongs elsewhere",
+                   path, m->len, (long long)f->bytes);
+}
+
 /* The bytes of a file of the bundle, if they are those the manifest means; the caller unmaps. */
 static int load_verified(const struct opening *o, const struct manifest_file *f, struct mapped *m)
 {
-    char *path = path_join(o->b->dir, f->file), *step = xasprintf("hash %s", f->file);
-    char hex[SHA256_HEX];
-    int result = file_load(m, path, o->err);
+    char *path = path_join(o->b->dir, f->file), *step = xasprintf("read %s", f->file);
+    int result;
 
+    report(o, step, 0, 0);
+    result = file_load(m, path, o->err);
     if (result == 0) {
-        report(o, step, 0, m->len);
-        sha256_hex(m->bytes, m->len, hex);
-        report(o, step, m->len, m->len);
-        if (strcmp(hex, f->sha256) != 0) {
-            result = err_set(o->err, ERR_FORMAT,
-                             "%s: SHA-256 is %.12s..., " MANIFEST_FILE
-                             " says %.12s...: the file was changed, cut or belongs elsewhere",
-                             path, hex, f->sha256);
+        result = (o->by_size ? check_size : check_hash)(o, f, path, m);
+        if (result == -1)
             file_unmap(m);
-        }
     }
     free(step);
     free(path);
@@ -343,10 +371,11 @@ static void bundle_free(struct ref *ref)
     free(b);
 }
 
-struct bundle *bundle_open(const char *dir, bundle_progress progress, void *arg, struct err *err)
+static struct bundle *open_bundle(const char *dir, bool by_size, bundle_progress progress,
+                                  void *arg, struct err *err)
 {
     struct bundle *b = xcalloc(1, sizeof *b);
-    struct opening o = {b, progress, arg, err};
+    struct opening o = {b, by_size, progress, arg, err};
 
     ref_init(&b->ref, bundle_free);
     b->dir = xstrdup(dir);
@@ -359,6 +388,17 @@ struct bundle *bundle_open(const char *dir, bundle_progress progress, void *arg,
         return NULL;
     }
     return b;
+}
+
+struct bundle *bundle_open(const char *dir, bundle_progress progress, void *arg, struct err *err)
+{
+    return open_bundle(dir, false, progress, arg, err);
+}
+
+struct bundle *bundle_open_by_size(const char *dir, bundle_progress progress, void *arg,
+                                   struct err *err)
+{
+    return open_bundle(dir, true, progress, arg, err);
 }
 
 struct bundle *bundle_acquire(struct bundle *b)

@@ -189,13 +189,14 @@ static int read_object(const struct source *src, const char *parent, json_t *obj
     return 0;
 }
 
-/* {"file", "sha256"} */
+/* {"file", "sha256", "bytes"} */
 static int read_file(const struct source *src, const char *path, json_t *object,
                      struct manifest_file *file)
 {
     const struct field fields[] = {
         {"file", PATH, false, &file->file, 0, 0},
         {"sha256", HASH, false, file->sha256, 0, 0},
+        {"bytes", INTEGER, true, &file->bytes, 0, INT64_MAX},
     };
 
     return object == NULL ? 0 : read_object(src, path, object, fields, ARRAY_LEN(fields));
@@ -254,6 +255,7 @@ static int read_items(const struct source *src, json_t *object, struct manifest 
     const struct field fields[] = {
         {"file", PATH, false, &m->items.file, 0, 0},
         {"sha256", HASH, false, m->items.sha256, 0, 0},
+        {"bytes", INTEGER, true, &m->items.bytes, 0, INT64_MAX},
         {"count", INTEGER, false, &m->items_count, 1, ROWS_MAX},
         {"padding_row", INTEGER, true, &m->padding_row, 0, ROWS_MAX},
         {"attributes", LIST, false, &attributes, 0, ITEMS_ATTRIBUTES_MAX},
@@ -302,6 +304,7 @@ static int read_shard(const struct source *src, const char *path, json_t *object
         {"rows", INTEGER, false, &s->rows, 1, ROWS_MAX},
         {"file", PATH, false, &s->file.file, 0, 0}, /* from here on with faiss only */
         {"sha256", HASH, false, s->file.sha256, 0, 0},
+        {"bytes", INTEGER, true, &s->file.bytes, 0, INT64_MAX},
     };
 
     if (!json_is_object(object))
@@ -496,13 +499,23 @@ static void put_option(void *arg, const char *key, const char *json)
     w->first = false;
 }
 
+/* Of a file: what tells whether it is the one that is meant. */
+static void put_identity(struct buf *out, const struct manifest_file *f)
+{
+    buf_printf(out, "\"sha256\": \"%s\"", f->sha256);
+    if (f->bytes > 0)
+        buf_printf(out, ", \"bytes\": %lld", (long long)f->bytes);
+}
+
 static void put_file(struct buf *out, const char *key, const struct manifest_file *f)
 {
     if (f->file == NULL)
         return;
     buf_printf(out, "  \"%s\": { ", key);
     put_member(out, "file", f->file);
-    buf_printf(out, ", \"sha256\": \"%s\" },\n", f->sha256);
+    buf_puts(out, ", ");
+    put_identity(out, f);
+    buf_puts(out, " },\n");
 }
 
 static void put_items(struct buf *out, const struct manifest *m)
@@ -517,7 +530,9 @@ static void put_items(struct buf *out, const struct manifest *m)
         buf_puts(out, i > 0 ? ", " : "");
         put_string(out, m->attributes[i]);
     }
-    buf_printf(out, "],\n    \"sha256\": \"%s\" },\n", m->items.sha256);
+    buf_puts(out, "],\n    ");
+    put_identity(out, &m->items);
+    buf_puts(out, " },\n");
 }
 
 static void put_shard(struct buf *out, const struct manifest_shard *s)
@@ -529,8 +544,10 @@ static void put_shard(struct buf *out, const struct manifest_shard *s)
     }
     buf_printf(out, "\"first_row\": %lld, \"rows\": %lld", (long long)s->first_row,
                (long long)s->rows);
-    if (s->file.file != NULL)
-        buf_printf(out, ", \"sha256\": \"%s\"", s->file.sha256);
+    if (s->file.file != NULL) {
+        buf_puts(out, ", ");
+        put_identity(out, &s->file);
+    }
     buf_puts(out, " }");
 }
 

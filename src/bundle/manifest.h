@@ -15,6 +15,7 @@
 struct manifest_file {
     const char *file; /* relative to the bundle's directory, inside it; NULL = there is none */
     char sha256[SHA256_HEX];
+    int64_t bytes; /* its size; 0: not said, by a manifest of before sizes were */
 };
 
 struct manifest_shard {

@@ -110,7 +110,7 @@ static struct bundle *open_new(struct registry *r, const char *dir, const struct
 
     if (check_memory(r, m->full_name, least_memory(dir, m), used, err) == -1)
         return NULL;
-    b = bundle_open(dir, progress, arg, err);
+    b = (r->by_size ? bundle_open_by_size : bundle_open)(dir, progress, arg, err);
     if (b == NULL)
         return NULL;
     bundle_describe(b, &f);
@@ -246,6 +246,11 @@ static int remove_unused(struct bundle_set *next, const char *name, struct err *
     return 0;
 }
 
+static int ask_users(const struct registry *r, const struct bundle_set *next, struct err *err)
+{
+    return r->users.unload == NULL ? 0 : r->users.unload(r->users.arg, next, err);
+}
+
 int registry_unload(struct registry *r, const char *name, struct err *err)
 {
     struct bundle_set *next;
@@ -255,7 +260,10 @@ int registry_unload(struct registry *r, const char *name, struct err *err)
         return -1;
     pthread_mutex_lock(&r->change);
     next = copy_current(r);
-    result = keep_and_publish(r, next, remove_unused(next, name, err), err);
+    result = remove_unused(next, name, err);
+    if (result == 0)
+        result = ask_users(r, next, err);
+    result = keep_and_publish(r, next, result, err);
     pthread_mutex_unlock(&r->change);
     return result;
 }
@@ -325,6 +333,7 @@ static bool same_paths(const struct state *a, const struct state *b)
 static int publish_configured(struct registry *r, struct bundle_set *next, size_t n_configured,
                               const struct state *opened, const char *def, struct err *err)
 {
+    struct ref *beside = NULL;
     struct state st;
     int result;
 
@@ -335,6 +344,9 @@ static int publish_configured(struct registry *r, struct bundle_set *next, size_
                          r->state_path);
     if (result == 0)
         result = apply_state(r, next, &st, n_configured, def, err);
+    if (result == 0 && r->users.configure != NULL)
+        result = r->users.configure(r->users.arg, next, &beside, err);
+    set_beside(next, beside);
     if (result == 0)
         publish(r, next);
     else
@@ -368,6 +380,32 @@ int registry_configure(struct registry *r, const char *const *dirs, size_t n, co
         bundle_set_release(fresh);
     pthread_mutex_unlock(&r->loading);
     state_clear(&st);
+    return result;
+}
+
+/* ---- users --------------------------------------------------------------------- */
+
+void registry_set_users(struct registry *r, const struct bundle_users *users)
+{
+    r->users = *users;
+}
+
+int registry_set_beside(struct registry *r, bundle_beside make, void *arg, struct err *err)
+{
+    struct bundle_set *next;
+    struct ref *beside = NULL;
+    int result;
+
+    pthread_mutex_lock(&r->change);
+    next = copy_current(r);
+    result = make(arg, next, &beside, err);
+    if (result == 0) {
+        set_beside(next, beside);
+        publish(r, next);
+    } else {
+        bundle_set_release(next);
+    }
+    pthread_mutex_unlock(&r->change);
     return result;
 }
 
@@ -424,6 +462,11 @@ struct registry *registry_new(const char *state_dir, int64_t memory_max)
     pthread_mutex_init(&r->change, NULL);
     loader_start(r);
     return r;
+}
+
+void registry_verify_by_size(struct registry *r)
+{
+    r->by_size = true;
 }
 
 void registry_free(struct registry *r)

@@ -20,6 +20,8 @@ struct retired {
 struct registry {
     char *state_dir, *state_path; /* state_path NULL = nothing is kept */
     uint64_t memory_max;
+    bool by_size; /* bundles are not hashed */
+    struct bundle_users users;
     struct cell set;
     pthread_mutex_t loading, change, lock;
     pthread_cond_t wake;

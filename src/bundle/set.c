@@ -14,6 +14,7 @@ static void set_free(struct ref *ref)
 
     for (size_t i = 0; i < s->n_entries; i++)
         bundle_release(s->entries[i].bundle);
+    ref_release(s->beside);
     free(s->entries);
     free(s->aliases);
     free(s);
@@ -40,6 +41,7 @@ struct bundle_set *set_copy(const struct bundle_set *s)
     memcpy(copy->def, s->def, sizeof s->def);
     copy->def_chosen = s->def_chosen;
     copy->default_bundle = s->default_bundle;
+    copy->beside = ref_acquire(s->beside);
     return copy;
 }
 
@@ -83,6 +85,11 @@ size_t bundle_set_count(const struct bundle_set *s)
     return s == NULL ? 0 : s->n_entries;
 }
 
+struct ref *bundle_set_beside(const struct bundle_set *s)
+{
+    return s == NULL ? NULL : s->beside;
+}
+
 struct bundle *bundle_set_at(const struct bundle_set *s, size_t i)
 {
     return s->entries[i].bundle;
@@ -119,6 +126,12 @@ void set_remove(struct bundle_set *s, const struct bundle *b)
         memmove(&s->entries[i], &s->entries[i + 1], (--s->n_entries - i) * sizeof *s->entries);
         return;
     }
+}
+
+void set_beside(struct bundle_set *s, struct ref *take)
+{
+    ref_release(s->beside);
+    s->beside = take;
 }
 
 int set_alias(struct bundle_set *s, const char *alias, const char *name, struct err *err)

@@ -25,6 +25,7 @@ struct bundle_set {
     char def[BUNDLE_NAME_MAX];     /* the default as chosen: name@version, an alias, or "" */
     bool def_chosen;               /* by a client, so it stands in the state file */
     struct bundle *default_bundle; /* what `def` names, or NULL */
+    struct ref *beside;            /* counted; or NULL */
 };
 
 struct bundle_set *set_new(void);
@@ -34,6 +35,7 @@ struct bundle_set *set_copy(const struct bundle_set *s);
 void set_add(struct bundle_set *s, struct bundle *b, bool posted);
 void set_remove(struct bundle_set *s, const struct bundle *b);
 bool set_has(const struct bundle_set *s, const struct bundle *b);
+void set_beside(struct bundle_set *s, struct ref *take); /* owns it; NULL allowed */
 /* By name@version only; NULL when there is none. */
 struct bundle *set_bundle(const struct bundle_set *s, const char *name);
 /* NOT_FOUND, and USAGE for what cannot be an alias. */

@@ -274,6 +274,9 @@ static int check_together(const struct config *c, struct err *err)
     if (c->recall.n > c->recall_n_max)
         return err_set(err, ERR_USAGE, "recall.n = %d: must not exceed recall.n_max = %d",
                        c->recall.n, c->recall_n_max);
+    if (c->journal_user == JOURNAL_USER_HMAC && c->journal_user_key_file[0] == '\0')
+        return err_set(err, ERR_USAGE,
+                       "journal.user = hmac: journal.user_key_file must name a file with the key");
     return 0;
 }
 

@@ -13,6 +13,9 @@ static const char *const type_words[] = {"list", "zset", NULL};
 static const char *const order_words[] = {"newest_first", "oldest_first", NULL};
 static const char *const level_words[] = {"debug", "info", "warn", "error", NULL};
 static const char *const format_words[] = {"text", "json", NULL};
+static const char *const compress_words[] = {"none", "gzip", "zstd", NULL};
+static const char *const user_words[] = {"plain", "hmac", NULL};
+static const char *const verify_words[] = {"hash", "size", NULL};
 static const char *const bool_words[] = {"false", "true", NULL};
 
 static const char *listen_complaint(const char *text);
@@ -96,6 +99,42 @@ static const struct option options[] = {
      NULL, NULL},
     {"bundle.memory_max", OPT_BYTES, AT(bundle_memory_max), "0", 0, INT64_MAX, FROZEN,
      "bytes that loaded bundles may take together; 0 = no limit", NULL, NULL},
+    {"bundle.verify", OPT_WORD, AT(bundle_verify_size), "hash", 0, 0, FROZEN,
+     "how a bundle's files are told from others: by SHA-256, or by their size alone, which is quicker",
+     verify_words, NULL},
+
+    {"journal.dir", OPT_STRING, AT(journal_dir), "", 0, 0, FROZEN,
+     "folder for what was served and what clients report of it; empty = nothing is written",
+     NULL, NULL},
+    {"journal.rotate_bytes", OPT_BYTES, AT(journal_rotate_bytes), "256M", 1024, INT64_MAX, FROZEN,
+     "bytes after which a new file is begun", NULL, NULL},
+    {"journal.rotate_s", OPT_INT, AT(journal_rotate_s), "3600", 1, 604800, FROZEN,
+     "seconds after which a new file is begun", NULL, NULL},
+    {"journal.fsync_ms", OPT_INT, AT(journal_fsync_ms), "1000", 10, 60000, FROZEN,
+     "milliseconds between syncs: what a power failure may cost", NULL, NULL},
+    {"journal.retain_bytes", OPT_BYTES, AT(journal_retain_bytes), "32G", 0, INT64_MAX, FROZEN,
+     "bytes that all files may take together: beyond, the oldest are deleted; 0 = no limit",
+     NULL, NULL},
+    {"journal.retain_days", OPT_INT, AT(journal_retain_days), "90", 0, 36500, FROZEN,
+     "days after which a file is deleted; 0 = no limit", NULL, NULL},
+    {"journal.compress", OPT_WORD, AT(journal_compress), "zstd", 0, 0, FROZEN,
+     "what becomes of a file that is complete", compress_words, NULL},
+    {"journal.sample", OPT_SHARE, AT(journal_sample), "1", 0, 1, FROZEN,
+     "share of users whose answers are written; a user is in or out as a whole", NULL, NULL},
+    {"journal.user", OPT_WORD, AT(journal_user), "plain", 0, 0, FROZEN,
+     "how user ids are written: as they are, or hashed with the key in journal.user_key_file",
+     user_words, NULL},
+    {"journal.user_key_file", OPT_STRING, AT(journal_user_key_file), "", 0, 0, FROZEN,
+     "user = hmac: file whose bytes are the key, 16 at least", NULL, NULL},
+    {"journal.ring_bytes", OPT_BYTES, AT(journal_ring_bytes), "8M", 65536, 1073741824, FROZEN,
+     "bytes of lines, per compute thread, that may wait for the disk; more are dropped",
+     NULL, NULL},
+
+    {"experiments.file", OPT_STRING, AT(experiments_file), "", 0, 0, LIVE,
+     "JSON file with layers and arms (docs/experiments.md); empty = none", NULL, NULL},
+    {"experiments.remember", OPT_INT, AT(experiments_remember), "1000000", 0, 16777216, FROZEN,
+     "newest answers whose events are counted per arm while the daemon runs; 64 bytes each",
+     NULL, NULL},
 
     {"admin.token_file", OPT_STRING, AT(admin_token_file), "", 0, 0, LIVE,
      "file with the token for the administrative routes; empty = they answer 403", NULL, NULL},
@@ -289,6 +328,16 @@ static int set_number(void *field, const struct option *o, const char *text, str
     return 0;
 }
 
+static int set_share(double *field, const char *text, struct err *err)
+{
+    double v;
+
+    if (!parse_f64(text, strlen(text), &v) || v <= 0 || v > 1)
+        return err_set(err, ERR_USAGE, "must be a number above 0, at most 1");
+    *field = v;
+    return 0;
+}
+
 void words_put(struct buf *out, const char *const *words)
 {
     for (int i = 0; words[i] != NULL; i++)
@@ -332,6 +381,8 @@ static int set_option(struct config *c, const struct option *o, const char *text
     case OPT_INT:
     case OPT_BYTES:
         return set_number(field, o, text, err);
+    case OPT_SHARE:
+        return set_share(field, text, err);
     case OPT_WORD:
         return set_word(field, o, text, err);
     case OPT_STRING:

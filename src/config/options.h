@@ -9,11 +9,12 @@
 #include "recalld/config.h"
 
 #define NAME_MAX_LEN 64 /* of "section.key" and of a variable; longer names are unknown anyway */
-#define KEYS_MAX 64
+#define KEYS_MAX 96
 
 enum option_type {
     OPT_INT,
     OPT_BYTES,  /* a whole number, K, M or G behind it multiplies */
+    OPT_SHARE,  /* a number above 0 and up to 1 */
     OPT_WORD,   /* one of `words`, stored as its position: an enum, or a bool for two words */
     OPT_STRING, /* char *, owned by the config */
 };

@@ -11,6 +11,8 @@ static void put_allowed(struct buf *out, const struct key *key)
 
     if (o != NULL && o->type == OPT_WORD)
         words_put(out, o->words);
+    else if (o != NULL && o->type == OPT_SHARE)
+        buf_puts(out, "above 0, at most 1");
     else if (o != NULL && o->type != OPT_STRING && o->max == INT64_MAX)
         buf_printf(out, "%lld or more", (long long)o->min);
     else if (o != NULL && o->type != OPT_STRING)

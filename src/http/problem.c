@@ -20,9 +20,11 @@ static const struct {
     {404, "Not Found"},
     {405, "Method Not Allowed"},
     {409, "Conflict"},
+    {412, "Precondition Failed"},
     {413, "Content Too Large"},
     {414, "URI Too Long"},
     {415, "Unsupported Media Type"},
+    {428, "Precondition Required"},
     {431, "Request Header Fields Too Large"},
     {500, "Internal Server Error"},
     {503, "Service Unavailable"},
@@ -62,6 +64,8 @@ enum MHD_Result respond(struct request *r, int status, struct MHD_Response *resp
     enum MHD_Result queued;
 
     MHD_add_response_header(response, "X-Request-Id", request_id(r));
+    if (r->etag[0] != '\0')
+        MHD_add_response_header(response, "ETag", r->etag);
     /* While draining a client should not send its next request here. */
     if (atomic_load_explicit(&r->server->draining, memory_order_relaxed))
         MHD_add_response_header(response, "Connection", "close");

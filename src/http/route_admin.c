@@ -1,4 +1,4 @@
-/* route_admin.c - bundles over HTTP, each call on one administrative thread.
+/* route_admin.c - the administrative thread, and bundles over HTTP, each call on that thread.
  *
  * The registry writes what changes to disk, synced, before it returns, and may hold its lock
  * meanwhile; so even GET /bundles stays off the event threads. The request is suspended until its
@@ -62,11 +62,12 @@ void admin_stop(struct admin *a)
 static enum MHD_Result worked(struct request *r)
 {
     if (r->err.code != ERR_NONE)
-        return problem(r, status_of(r->err.code), NULL, "%s", r->err.text);
+        return problem(r, r->status != 0 ? r->status : status_of(r->err.code),
+                       r->field[0] != '\0' ? r->field : NULL, "%s", r->err.text);
     return respond_json(r, r->status, &r->answer);
 }
 
-static enum MHD_Result on_admin_thread(struct request *r, void (*work)(struct request *r))
+enum MHD_Result on_admin_thread(struct request *r, void (*work)(struct request *r))
 {
     r->work = work;
     request_suspend(r, worked);

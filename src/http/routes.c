@@ -15,13 +15,17 @@ static enum MHD_Result route_none(struct request *r);
 /* A path written out comes before one with a {segment}; the last row catches everything else. What
  * is malformed has no path: that row is there to be counted. */
 static const struct route routes[] = {
-    {"POST", "/recall", route_recall, ROUTE_BODY | ROUTE_CALL, "200 503 504"},
+    {"POST", "/recall", route_recall, ROUTE_BODY | ROUTE_CALL, "200 403 503 504"},
+    {"POST", "/events", route_events, ROUTE_BODY, "202 409 503"},
     {"GET", "/livez", route_live, 0, "200"},
     {"GET", "/healthz", route_live, 0, "200"},
     {"GET", "/readyz", route_ready, 0, "200 503"},
     {"GET", "/metrics", route_metrics, 0, "200"},
     {"GET", "/version", route_version, 0, "200"},
     {"GET", "/openapi.json", route_openapi, 0, "200"},
+    {"GET", "/experiments", route_experiments, ROUTE_TOKEN, "200 503"},
+    {"PUT", "/experiments", route_replace, ROUTE_TOKEN | ROUTE_BODY, "200 409 412 428 500 503"},
+    {"GET", "/experiments/report", route_report, ROUTE_TOKEN, "200 503"},
     {"GET", "/bundles", route_bundles, ROUTE_TOKEN, "200 503"},
     {"POST", "/bundles", route_load, ROUTE_TOKEN | ROUTE_BODY, "202 404 409 500 503"},
     {"PUT", "/bundles/aliases/{alias}", route_alias, ROUTE_TOKEN | ROUTE_BODY,

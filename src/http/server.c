@@ -220,6 +220,7 @@ static void register_metrics(struct http_server *s)
 {
     routes_register();
     recall_register();
+    events_register();
     connections_register();
     metric_gauge("recalld_http_connections", "Open client connections.", "", read_connections, s);
     metric_gauge("recalld_http_bodies_bytes", "Bytes of large request bodies in memory.", "",

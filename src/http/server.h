@@ -12,7 +12,7 @@
 #include "listener.h"
 #include "recalld/http.h"
 
-#define STATUS_COUNT 16              /* at least as many as problem.c knows */
+#define STATUS_COUNT 20              /* at least as many as problem.c knows */
 #define REQUEST_ID_SIZE 65           /* a client's own has at most 64 characters */
 #define BODY_KEEP ((size_t)64 << 10) /* an idle connection does not keep a larger buffer */
 
@@ -73,9 +73,11 @@ struct request {
 
     /* administrative routes: filled by the administrative thread */
     void (*work)(struct request *r);
-    char *given; /* the string in the body */
-    int status;
+    char *given; /* the string in the body, or a header */
+    int status;  /* of `answer`, or of `err`; 0 = as err.code says */
     struct err err;
+    char field[128];           /* that `err` is about; "" = none */
+    char etag[SHA256_HEX + 2]; /* in quotes; "" = none */
     struct buf answer;
 };
 
@@ -178,17 +180,24 @@ bool token_matches(struct http_token *t, const char *authorization); /* NULL all
 
 struct admin *admin_start(struct err *err) WARN_UNUSED;
 void admin_stop(struct admin *a); /* NULL allowed; nothing may be suspended any more */
+/* `work` fills the request's last fields in that thread. */
+enum MHD_Result on_admin_thread(struct request *r, void (*work)(struct request *r));
 
 /* ---- handlers ---- */
 
 enum MHD_Result route_recall(struct request *r);
 void recall_begin(struct request *r);
 void recall_register(void);
+void events_register(void);
 enum MHD_Result route_live(struct request *r);
 enum MHD_Result route_ready(struct request *r);
 enum MHD_Result route_metrics(struct request *r);
 enum MHD_Result route_version(struct request *r);
 enum MHD_Result route_openapi(struct request *r);
+enum MHD_Result route_events(struct request *r);
+enum MHD_Result route_experiments(struct request *r);
+enum MHD_Result route_replace(struct request *r);
+enum MHD_Result route_report(struct request *r);
 enum MHD_Result route_bundles(struct request *r);
 enum MHD_Result route_load(struct request *r);
 enum MHD_Result route_alias(struct request *r);

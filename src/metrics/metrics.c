@@ -19,7 +19,7 @@
 #define METRICS_MAX 256
 #define SLOTS_MAX 2048 /* 16 KiB per thread */
 
-enum kind { COUNTER, HISTOGRAM, READ_GAUGE, READ_COUNTER, FAMILY };
+enum kind { COUNTER, HISTOGRAM, READ_GAUGE, READ_COUNTER, FAMILY, COUNTER_FAMILY };
 
 struct metric {
     enum kind kind;
@@ -123,13 +123,25 @@ int metric_gauge(const char *name, const char *help, const char *labels, double 
     return add_read(READ_GAUGE, name, help, labels, read, arg);
 }
 
+static int add_family(enum kind kind, const char *name, const char *help,
+                      void (*write)(struct buf *out, void *arg), void *arg)
+{
+    struct metric m = {
+        .kind = kind, .name = name, .help = help, .labels = "", .write = write, .arg = arg};
+
+    return add_metric(&m, 0);
+}
+
 int metric_family(const char *name, const char *help, void (*write)(struct buf *out, void *arg),
                   void *arg)
 {
-    struct metric m = {
-        .kind = FAMILY, .name = name, .help = help, .labels = "", .write = write, .arg = arg};
+    return add_family(FAMILY, name, help, write, arg);
+}
 
-    return add_metric(&m, 0);
+int metric_counter_family(const char *name, const char *help,
+                          void (*write)(struct buf *out, void *arg), void *arg)
+{
+    return add_family(COUNTER_FAMILY, name, help, write, arg);
 }
 
 /* ---- counting ------------------------------------------------------------------ */
@@ -336,6 +348,7 @@ static void put_samples(struct buf *out, const struct metric *m)
         buf_putc(out, '\n');
         break;
     case FAMILY:
+    case COUNTER_FAMILY:
         m->write(out, m->arg);
         break;
     }
@@ -343,11 +356,9 @@ static void put_samples(struct buf *out, const struct metric *m)
 
 static void put_heading(struct buf *out, const struct metric *m)
 {
-    static const char *const types[] = {[COUNTER] = "counter",
-                                        [HISTOGRAM] = "histogram",
-                                        [READ_GAUGE] = "gauge",
-                                        [READ_COUNTER] = "counter",
-                                        [FAMILY] = "gauge"};
+    static const char *const types[] = {
+        [COUNTER] = "counter",      [HISTOGRAM] = "histogram", [READ_GAUGE] = "gauge",
+        [READ_COUNTER] = "counter", [FAMILY] = "gauge",        [COUNTER_FAMILY] = "counter"};
 
     buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", m->name, m->help, m->name, types[m->kind]);
 }

@@ -43,6 +43,7 @@ struct recall_call {
     void (*done)(struct recall_call *);
     void *owner;
     struct recall_call *next; /* in the pool */
+    atomic_int holders;       /* its owner, and the worker until the journal has it */
     struct arena arena;       /* everything below that is an array */
     struct buf body, answer;
     uint64_t at[MOMENT_COUNT];
@@ -59,7 +60,8 @@ struct recall_call {
     bool has_history;
     struct call_filter *filters;
     size_t n_filters;
-    int n, deadline_ms; /* 0 = not said */
+    const json_t *context, *arms; /* objects in `json`, or NULL */
+    int n, deadline_ms;           /* 0 = not said */
     bool explain, vectors;
 
     /* admission */
@@ -70,7 +72,9 @@ struct recall_call {
     bool redis_cut_by_deadline; /* the request's deadline, not redis.timeout_ms, ended the wait */
 
     /* the stages */
-    struct bundle *bundle; /* borrowed from the batch's set */
+    const struct experiments *experiments; /* borrowed from the batch's set; NULL = none */
+    struct assignment assignment;          /* of those */
+    struct bundle *bundle;                 /* borrowed from the batch's set */
     struct settings settings;
     uint32_t degraded; /* bit per enum recall_degraded */
     uint32_t *rows;    /* known history, oldest first */
@@ -86,6 +90,8 @@ struct recall_call {
     size_t n_picks;
     enum call_source source;
     int status;
+    const struct str *ids; /* of the picks, once rendered */
+    uint64_t took_us;
 };
 
 enum drop_reason { DROP_KEPT, DROP_ZERO, DROP_NOT_FINITE, DROP_SIMILAR, DROP_UNUSED, DROP_REASONS };
@@ -116,7 +122,8 @@ void pipeline_free(struct pipeline *p);
 /* Searches `ix` instead of each bundle's own index; borrowed, NULL = the bundle's. */
 void pipeline_index(struct pipeline *p, const struct index *ix);
 /* Takes parsed calls whose behaviour is here through the stages; `finish` gets each as soon as it
- * is answered. Returns how many were given a recall: the others took no time. */
+ * is answered. The experiments stand beside the set. Returns how many were given a recall: the
+ * others took no time. */
 size_t pipeline_run(struct pipeline *p, const struct bundle_set *set, struct recall_call **calls,
                     size_t n, void (*finish)(struct recall_call *));
 /* A call that ends without an answer of its own: a status and a sentence. */
@@ -164,6 +171,17 @@ void fallback_fill(struct recall_call *c);
 /* ---- render.c ---- */
 
 void render_answer(struct recall_call *c);
+extern const char *const degraded_words[DEGRADED_COUNT];
+extern const char *const source_words[]; /* by enum call_source */
+
+/* ---- record.c ---- */
+
+/* What a worker needs to write records; not shared. NULL when the journal is off. */
+struct recorder;
+struct recorder *recorder_new(struct journal *j);
+void recorder_free(struct recorder *r);
+/* Of a call that was answered with 200. */
+void recorder_write(struct recorder *r, const struct recall_call *c);
 
 /* ---- figures.c ---- */
 

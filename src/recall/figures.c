@@ -139,6 +139,7 @@ void figures_call(const struct recall_call *c, uint64_t now)
         count_answer(c);
         break;
     case 400:
+    case 403:
         figures_refused(c, REFUSED_BAD);
         break;
     case 504:

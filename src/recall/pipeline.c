@@ -1,7 +1,7 @@
 /* pipeline.c - a batch of requests through the stages. Read this first.
  *
  *   parsed calls, behaviour read
- *     -> prepare    settings, bundle, external ids to rows, what to exclude, filter
+ *     -> prepare    arms, settings, bundle, external ids to rows, what to exclude, filter
  *     -> interests  capsule routing, one batch per bundle
  *     -> search     all live interests of the batch, one call per bundle
  *     -> merge      K lists into one; asks the index for more when too little is left
@@ -68,6 +68,29 @@ void call_refuse(struct recall_call *c, int status, const char *sentence)
 }
 
 /* ---- prepare ----------------------------------------------------------------------- */
+
+/* Who gets which arm, and what that makes of the settings; -1 when the call is refused. */
+static int assign_arms(struct recall_call *c, const struct bundle_set *set)
+{
+    const struct experiments *e = (const struct experiments *)bundle_set_beside(set);
+    struct experiment_subject subject = {c->user_id, c->scene, c->context, c->arms, c->request_id};
+    struct err err = ERR_INIT;
+
+    if (e == NULL && json_object_size(c->arms) > 0) {
+        call_refuse(c, 403, "arms: there are no experiments");
+        return -1;
+    }
+    if (e == NULL)
+        return 0;
+    if (experiments_assign(e, &subject, &c->assignment, &err) == -1) {
+        snprintf(c->field, sizeof c->field, "%.*s", (int)strcspn(err.text, ":"), err.text);
+        call_refuse(c, err.code == ERR_CONFLICT ? 403 : 400, err.text);
+        return -1;
+    }
+    c->experiments = e;
+    experiments_apply(e, &c->assignment, &c->settings);
+    return 0;
+}
 
 static void choose_bundle(struct recall_call *c, const struct bundle_set *set)
 {
@@ -222,6 +245,8 @@ static int prepare(struct pipeline *p, struct recall_call *c, const struct bundl
         return -1;
     }
     c->settings = c->policy->settings;
+    if (assign_arms(c, set) == -1)
+        return -1;
     if (c->n != 0)
         c->settings.n = c->n;
     choose_bundle(c, set);

@@ -3,13 +3,13 @@
 
 #include "call.h"
 
-static const char *const degraded_words[DEGRADED_COUNT] = {
+const char *const degraded_words[DEGRADED_COUNT] = {
 #define X(id, word) #word,
     RECALL_DEGRADED(X)
 #undef X
 };
 
-static const char *const source_words[] = {"model", "popular", "none"};
+const char *const source_words[] = {"model", "popular", "none"};
 
 const char *const drop_words[DROP_REASONS] = {NULL, "zero", "not_finite", "similar", "unused"};
 
@@ -77,7 +77,13 @@ static void put_head(struct buf *b, const struct recall_call *c)
     }
     buf_putc(b, ',');
     put_text(b, "bundle", bundle, strlen(bundle));
-    PUT(b, ",\"arms\":{},\"forced\":false,\"source\":\"");
+    PUT(b, ",\"arms\":");
+    if (c->experiments != NULL)
+        experiments_arms_json(c->experiments, &c->assignment, b);
+    else
+        PUT(b, "{}");
+    buf_puts(b, c->assignment.forced ? ",\"forced\":true" : ",\"forced\":false");
+    PUT(b, ",\"source\":\"");
     buf_puts(b, source_words[c->source]);
     buf_putc(b, '"');
     put_degraded(b, c->degraded);
@@ -251,6 +257,7 @@ void render_answer(struct recall_call *c)
 
     if (c->n_picks > 0)
         items_ids(bundle_items(c->bundle), &c->picks->row, sizeof *c->picks, c->n_picks, ids);
+    c->ids = ids;
     b->len = 0;
     put_head(b, c);
     put_items(b, c, ids);
@@ -259,6 +266,7 @@ void render_answer(struct recall_call *c)
     if (c->vectors)
         put_vectors(b, c);
     buf_putc(b, ',');
-    put_number(b, "took_us", (clock_ns() - c->at[MOMENT_START]) / 1000);
+    c->took_us = (clock_ns() - c->at[MOMENT_START]) / 1000;
+    put_number(b, "took_us", c->took_us);
     PUT(b, "}\n");
 }

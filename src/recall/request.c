@@ -221,27 +221,26 @@ static int field_vectors(struct recall_call *c, json_t *v, int n_max, struct err
 static int field_context(struct recall_call *c, json_t *v, int n_max, struct err *err)
 {
     (void)n_max;
+    c->context = v;
     return json_is_object(v) ? 0 : bad(c, err, "context", "must be an object");
 }
 
-/* Named in the contract, served by later versions: an empty object asks for nothing. */
-static int field_later(struct recall_call *c, const char *name, json_t *v, struct err *err)
-{
-    if (!json_is_object(v))
-        return bad(c, err, name, "must be an object");
-    return json_object_size(v) == 0 ? 0 : bad(c, err, name, "is not supported by this version");
-}
-
+/* Layers and arms are looked up by the worker, who knows the experiments that hold. */
 static int field_arms(struct recall_call *c, json_t *v, int n_max, struct err *err)
 {
     (void)n_max;
-    return field_later(c, "arms", v, err);
+    c->arms = v;
+    return json_is_object(v) ? 0 : bad(c, err, "arms", "must be an object of layer: arm");
 }
 
+/* Named in the contract, served by later versions: an empty object asks for nothing. */
 static int field_features(struct recall_call *c, json_t *v, int n_max, struct err *err)
 {
     (void)n_max;
-    return field_later(c, "features", v, err);
+    if (!json_is_object(v))
+        return bad(c, err, "features", "must be an object");
+    return json_object_size(v) == 0 ? 0
+                                    : bad(c, err, "features", "is not supported by this version");
 }
 
 static const struct field {

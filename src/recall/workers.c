@@ -28,7 +28,9 @@
 
 struct recall {
     struct registry *registry;
-    pthread_rwlock_t behaviour_lock; /* read while submitting, written to change the stage */
+    struct experiment_store *experiments; /* where answers are counted; or NULL */
+    struct journal *journal;              /* NULL = off */
+    pthread_rwlock_t behaviour_lock;      /* read while submitting, written to change the stage */
     struct behaviour *behaviour;
     struct cell policy;
     struct queue *queue;
@@ -59,6 +61,15 @@ void recall_set_policy(struct recall *r, struct recall_policy *policy)
     cell_swap(&r->policy, &policy->ref);
 }
 
+int recall_n_max(struct recall *r)
+{
+    struct recall_policy *p = (struct recall_policy *)cell_acquire(&r->policy);
+    int n_max = p->n_max;
+
+    ref_release(&p->ref);
+    return n_max;
+}
+
 void recall_set_behaviour(struct recall *r, struct behaviour *beh)
 {
     pthread_rwlock_wrlock(&r->behaviour_lock);
@@ -84,6 +95,7 @@ struct recall_call *recall_call_get(struct recall *r, void (*done)(struct recall
         c = xcalloc(1, sizeof *c);
     c->service = r;
     c->next = NULL;
+    atomic_store(&c->holders, 1);
     c->done = done;
     c->owner = owner;
     return c;
@@ -94,7 +106,7 @@ void recall_call_put(struct recall_call *c)
     struct recall *r;
     bool kept = false;
 
-    if (c == NULL)
+    if (c == NULL || atomic_fetch_sub(&c->holders, 1) > 1)
         return;
     r = c->service;
     call_reset(c);
@@ -117,6 +129,9 @@ static void call_finish(struct recall_call *c)
     struct recall *r = c->service;
 
     figures_call(c, clock_ns());
+    if (c->status == 200 && c->experiments != NULL && r->experiments != NULL)
+        experiment_count_served(r->experiments, c->experiments, &c->assignment, c->serve_id,
+                                c->request_id);
     c->done(c); /* from here on it belongs to its owner */
     atomic_fetch_sub(&r->in_flight, 1);
 }
@@ -320,32 +335,57 @@ static size_t batch_limit(const struct recall *r)
     return most > cost ? most / cost : 1;
 }
 
-static void run_batch(struct recall *r, struct pipeline *p, struct recall_call **calls, size_t n)
+/* What the journal is to have of the batch is held until it has it: the answers are on their way by
+ * then. */
+static void hold(struct recall_call **calls, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        atomic_store(&calls[i]->holders, 2);
+}
+
+static void record(struct recorder *recorder, struct recall_call **calls, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (calls[i]->status == 200)
+            recorder_write(recorder, calls[i]);
+        recall_call_put(calls[i]);
+    }
+}
+
+static void run_batch(struct recall *r, struct pipeline *p, struct recorder *recorder,
+                      struct recall_call **calls, size_t n)
 {
     const struct bundle_set *set = registry_acquire(r->registry);
     uint64_t start = clock_ns(), since = calls[n - 1]->at[MOMENT_BEHAVIOUR];
     int level = effort_take(r->effort, start, start > since ? start - since : 0, n);
+    size_t answered;
 
     atomic_fetch_sub(&r->queued, n);
     atomic_fetch_sub(&r->waiting, n);
     figures_batch(n);
     for (size_t i = 0; i < n; i++)
         calls[i]->level = level;
-    n = pipeline_run(p, set, calls, n, call_finish);
+    if (recorder != NULL)
+        hold(calls, n);
+    answered = pipeline_run(p, set, calls, n, call_finish);
+    if (recorder != NULL)
+        record(recorder, calls, n);
     bundle_set_release(set);
-    effort_done(r->effort, clock_ns(), start, level, n);
+    effort_done(r->effort, clock_ns(), start, level, answered);
 }
 
 static void *worker(void *arg)
 {
     struct recall *r = arg;
     struct pipeline *p = pipeline_new();
+    struct recorder *recorder = recorder_new(r->journal);
     void **batch = xcalloc((size_t)r->batch, sizeof *batch);
     size_t n;
 
     while ((n = queue_pop(r->queue, batch, batch_limit(r))) > 0)
-        run_batch(r, p, (struct recall_call **)batch, n);
+        run_batch(r, p, recorder, (struct recall_call **)batch, n);
     free(batch);
+    recorder_free(recorder);
     pipeline_free(p);
     return NULL;
 }
@@ -406,7 +446,8 @@ static int start_workers(struct recall *r, int n, struct err *err)
 }
 
 struct recall *recall_start(const struct config *cfg, struct recall_policy *policy,
-                            struct registry *reg, struct behaviour *beh, struct err *err)
+                            struct registry *reg, struct experiment_store *exp,
+                            struct journal *journal, struct behaviour *beh, struct err *err)
 {
     struct recall *r = xcalloc(1, sizeof *r);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -415,6 +456,8 @@ struct recall *recall_start(const struct config *cfg, struct recall_policy *poli
     blas_single_thread();
     figures_register();
     r->registry = reg;
+    r->experiments = exp;
+    r->journal = journal;
     r->behaviour = beh;
     pthread_rwlock_init(&r->behaviour_lock, NULL);
     pthread_mutex_init(&r->pool_lock, NULL);

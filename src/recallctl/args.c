@@ -105,6 +105,8 @@ int args_parse(struct args *a, const struct command *cmd, char *const *argv, str
             words = take_option(a, cmd, *argv + 2, argv[1], err);
         else if (cmd->positional != NULL && a->positional == NULL)
             a->positional = *argv;
+        else if (cmd->second != NULL && a->second == NULL)
+            a->second = *argv;
         else
             words = err_set(err, ERR_USAGE, "\"%s\": one argument too many", *argv);
         if (words == -1)
@@ -113,6 +115,8 @@ int args_parse(struct args *a, const struct command *cmd, char *const *argv, str
     }
     if (cmd->positional != NULL && a->positional == NULL)
         return err_set(err, ERR_USAGE, "%s: %s is missing", cmd->name, cmd->positional);
+    if (cmd->second != NULL && a->second == NULL)
+        return err_set(err, ERR_USAGE, "%s: %s is missing", cmd->name, cmd->second);
     return 0;
 }
 
@@ -158,9 +162,12 @@ struct config *args_config(const struct args *a, const char *file, struct err *e
 
 void args_help(const struct command *cmd, FILE *out)
 {
-    fprintf(out, "usage: recallctl %s%s%s [options]\n\n  %s\n\n", cmd->name,
-            cmd->positional == NULL ? "" : " ", cmd->positional == NULL ? "" : cmd->positional,
-            cmd->about);
+    fprintf(out, "usage: recallctl %s", cmd->name);
+    if (cmd->positional != NULL)
+        fprintf(out, " %s", cmd->positional);
+    if (cmd->second != NULL)
+        fprintf(out, " %s", cmd->second);
+    fprintf(out, " [options]\n\n  %s\n\n", cmd->about);
     for (size_t i = 0; i < cmd->n_opts; i++) {
         const struct opt *o = &cmd->opts[i];
         char *left = xasprintf("--%s %s", o->name, o->value == NULL ? "" : o->value);

@@ -84,14 +84,29 @@ const struct command cmd_bundle_build = {
 
 /* ---- verify ---------------------------------------------------------------------- */
 
+struct verify {
+    const char *by;
+};
+
+static const struct opt verify_opts[] = {
+    {"verify", OPT_TEXT, offsetof(struct verify, by), 0, 0, "HOW",
+     "hash, the default, or size: files are not hashed"},
+};
+
 static int verify_run(const struct args *a, struct err *err)
 {
-    struct bundle *b = bundle_open(a->positional, progress_show, NULL, err);
+    const struct verify *o = a->options;
+    bool by_size = o->by != NULL && strcmp(o->by, "size") == 0;
+    struct bundle *b;
 
+    if (o->by != NULL && !by_size && strcmp(o->by, "hash") != 0)
+        return err_set(err, ERR_USAGE, "--verify: must be hash or size");
+    b = (by_size ? bundle_open_by_size : bundle_open)(a->positional, progress_show, NULL, err);
     progress_wipe();
     if (b == NULL)
         return -1;
-    printf("ok: %s, %zu items\n", bundle_name(b), items_count(bundle_items(b)));
+    printf("ok%s: %s, %zu items\n", by_size ? " by size" : "", bundle_name(b),
+           items_count(bundle_items(b)));
     bundle_release(b);
     return 0;
 }
@@ -100,6 +115,9 @@ const struct command cmd_bundle_verify = {
     .name = "bundle verify",
     .positional = "DIR",
     .about = "open a bundle as the daemon would: hashes, shapes, rows, pairing, a few searches",
+    .opts = verify_opts,
+    .n_opts = ARRAY_LEN(verify_opts),
+    .options_size = sizeof(struct verify),
     .run = verify_run,
 };
 

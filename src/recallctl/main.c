@@ -1,8 +1,9 @@
-/* main.c - recallctl: bundles built and checked, the daemon's answers without a daemon, behaviour
- * written to Redis, a running daemon asked. Each subcommand is a row of the table below and lives
- * in a file of its own.
+/* main.c - recallctl: bundles built and checked, checkpoints shown, the daemon's answers without a
+ * daemon, behaviour written to Redis, a running daemon asked. Each subcommand is a row of the table
+ * below and lives in a file of its own.
  *
- * Results go to stdout, progress and errors to stderr. Exit status: 0 done, 1 failed, 2 misused. */
+ * Results go to stdout, progress and errors to stderr. Exit status: 0 done, 1 failed, 2 misused; a
+ * command may have others (3 of ctr: done, but not to be believed). */
 #include "recallctl.h"
 #include "recalld/blas.h"
 #include "recalld/http.h"
@@ -11,8 +12,21 @@
 #include <string.h>
 
 static const struct command *const commands[] = {
-    &cmd_bundle_build, &cmd_bundle_verify, &cmd_bundle_show,  &cmd_interests, &cmd_recall,
-    &cmd_eval,         &cmd_history_load,  &cmd_history_show, &cmd_ready,
+    &cmd_bundle_build,
+    &cmd_bundle_verify,
+    &cmd_bundle_show,
+    &cmd_ckpt_show,
+    &cmd_ckpt_convert,
+    &cmd_interests,
+    &cmd_recall,
+    &cmd_eval,
+    &cmd_experiments_check,
+    &cmd_experiments_assign,
+    &cmd_experiments_simulate,
+    &cmd_ctr,
+    &cmd_history_load,
+    &cmd_history_show,
+    &cmd_ready,
 };
 
 /* Every command whose name begins with `group` ("" = all). */
@@ -101,10 +115,10 @@ static int run(const struct command *cmd, char *const *argv)
         result = cmd->run(&a, &err);
     progress_wipe();
     args_clear(&a);
-    if (result == 0 && fflush(stdout) != 0)
+    if (result >= 0 && fflush(stdout) != 0)
         result = err_set(&err, ERR_IO, "cannot write the result");
-    if (result == 0)
-        return 0;
+    if (result >= 0)
+        return result;
     fprintf(stderr, "recallctl: %s\n", err.text);
     if (err.code == ERR_USAGE)
         fprintf(stderr, "recallctl help %s says what it takes\n", cmd->name);

@@ -35,26 +35,28 @@ struct pair {
 };
 
 struct args {
-    void *options;          /* the command's struct, filled */
-    const char *positional; /* NULL when the command has none */
+    void *options;                   /* the command's struct, filled */
+    const char *positional, *second; /* NULL when the command has none */
     struct pair *dotted;
     size_t n_dotted;
 };
 
 struct command {
-    const char *name;       /* "bundle build" */
-    const char *positional; /* "DIR", required; or NULL */
+    const char *name;                /* "bundle build" */
+    const char *positional, *second; /* "FILE", "OUT", required; or NULL */
     const char *about;
     const struct opt *opts;
     size_t n_opts;
     enum dotted dotted;
     size_t options_size;
     void (*defaults)(void *options);                   /* NULL = all zero */
-    int (*run)(const struct args *a, struct err *err); /* 0, or -1 with *err set */
+    int (*run)(const struct args *a, struct err *err); /* 0, an exit status, or -1 with *err set */
 };
 
 extern const struct command cmd_bundle_build, cmd_bundle_verify, cmd_bundle_show, cmd_interests,
-    cmd_recall, cmd_eval, cmd_history_load, cmd_history_show, cmd_ready;
+    cmd_recall, cmd_eval, cmd_history_load, cmd_history_show, cmd_ready, cmd_ckpt_show,
+    cmd_ckpt_convert, cmd_experiments_check, cmd_experiments_assign, cmd_experiments_simulate,
+    cmd_ctr;
 
 /* Fills *a (freed with args_clear). ERR_USAGE names the option. */
 int args_parse(struct args *a, const struct command *cmd, char *const *argv, struct err *err)

@@ -19,7 +19,9 @@
 #include "notify.h"
 #include "recalld/behaviour.h"
 #include "recalld/bundle.h"
+#include "recalld/experiment.h"
 #include "recalld/http.h"
+#include "recalld/journal.h"
 #include "recalld/metrics.h"
 #include "recalld/recall.h"
 
@@ -42,11 +44,20 @@ struct job {
     char password_sha256[SHA256_HEX];
 };
 
+/* The experiments of `config` are read and checked when its bundles are loaded, and published with
+ * them. */
+struct companion {
+    struct experiment_store *experiments;
+    const struct config *config;
+};
+
 struct app {
     const struct sources *from;
     struct config *config;
     struct registry *registry;
+    struct companion companion;
     struct behaviour *behaviour;
+    struct journal *journal; /* NULL = off */
     struct recall *recall;
     struct http_server *http;
     char password_sha256[SHA256_HEX]; /* of the file's content, "" = none: a new password is a
@@ -56,6 +67,50 @@ struct app {
     bool reload_again;                /* SIGHUP came while one was under way */
     uint64_t began_ns;
 };
+
+/* ---- experiments beside the bundles ---------------------------------------------------------- */
+
+static bool bundle_known(void *set, const char *name)
+{
+    return bundle_set_find(set, name) != NULL;
+}
+
+static int load_experiments(void *arg, const struct bundle_set *set, struct ref **beside,
+                            struct err *err)
+{
+    const struct companion *c = arg;
+    struct experiment_checks checks = {bundle_known, (void *)(uintptr_t)set,
+                                       c->config->recall_n_max};
+
+    if (experiment_store_load(c->experiments, c->config->experiments_file, &checks, err) == -1)
+        return -1;
+    *beside = (struct ref *)(uintptr_t)experiment_store_acquire(c->experiments);
+    return 0;
+}
+
+/* A bundle that an arm names stays. */
+static int keep_what_arms_name(void *arg, const struct bundle_set *next, struct err *err)
+{
+    const struct companion *c = arg;
+    const struct experiments *e = experiment_store_acquire(c->experiments);
+    struct experiment_checks checks = {bundle_known, (void *)(uintptr_t)next, 0};
+    struct err why = ERR_INIT;
+    int result = experiments_check(e, &checks, &why);
+
+    experiments_release(e);
+    return result == 0 ? 0
+                       : err_set(err, ERR_CONFLICT, "the experiments name it: %.*s",
+                                 (int)strcspn(why.text, ":"), why.text);
+}
+
+static long long experiments_now(const struct companion *c)
+{
+    const struct experiments *e = experiment_store_acquire(c->experiments);
+    long long version = experiments_version(e);
+
+    experiments_release(e);
+    return version;
+}
 
 /* ---- parts that start, check and reload share ---------------------------------------------- */
 
@@ -84,12 +139,17 @@ static const char **split_paths(const char *paths, char **storage, size_t *n)
     return list;
 }
 
-static int load_bundles(struct registry *r, const struct config *cfg, struct err *err)
+/* And the experiments with them. */
+static int load_bundles(struct registry *r, struct companion *c, const struct config *cfg,
+                        struct err *err)
 {
     char *storage;
     size_t n;
     const char **dirs = split_paths(cfg->bundle_paths, &storage, &n);
-    int result = registry_configure(r, dirs, n, cfg->bundle_default, err);
+    int result;
+
+    c->config = cfg;
+    result = registry_configure(r, dirs, n, cfg->bundle_default, err);
 
     free(dirs);
     free(storage);
@@ -205,7 +265,7 @@ static int prepare_reload(struct app *a, struct job *j)
     }
     j->policy = recall_policy_new(j->config);
     thread_background(); /* requests are answered meanwhile; the stage above is no background */
-    return load_bundles(a->registry, j->config, &j->err);
+    return load_bundles(a->registry, &a->companion, j->config, &j->err);
 }
 
 static void *work(void *arg)
@@ -214,7 +274,8 @@ static void *work(void *arg)
     struct job *j = a->job;
     uint64_t one = 1;
 
-    j->result = j->reload ? prepare_reload(a, j) : load_bundles(a->registry, a->config, &j->err);
+    j->result = j->reload ? prepare_reload(a, j)
+                          : load_bundles(a->registry, &a->companion, a->config, &j->err);
     if (write(a->done_fd, &one, sizeof one) == -1)
         abort(); /* an eventfd that counts to one cannot refuse */
     return NULL;
@@ -294,7 +355,7 @@ static void take_reload(struct app *a, struct job *j)
     a->config = j->config;
     j->config = old;
     default_name(a->registry, name);
-    LOG_INFO("reloaded", "bundle=%s", name);
+    LOG_INFO("reloaded", "bundle=%s experiments=%lld", name, experiments_now(&a->companion));
 }
 
 static void refuse_reload(struct app *a, const struct err *why)
@@ -359,23 +420,41 @@ static int catch_signals(struct err *err)
     return 0;
 }
 
+/* Registry and experiments know of each other from the start. */
+static struct registry *new_registry(const struct config *cfg, size_t remember, struct companion *c)
+{
+    struct registry *r = registry_new(cfg->state_dir, cfg->bundle_memory_max);
+
+    c->experiments = experiment_store_new(cfg->state_dir, remember);
+    registry_set_users(r, &(struct bundle_users){load_experiments, keep_what_arms_name, c});
+    if (cfg->bundle_verify_size)
+        registry_verify_by_size(r);
+    return r;
+}
+
 static int start_modules(struct app *a, struct err *err)
 {
     struct config *cfg = a->config;
     struct http_context context = {.config = cfg};
 
-    a->registry = registry_new(cfg->state_dir, cfg->bundle_memory_max);
+    a->registry = new_registry(cfg, (size_t)cfg->experiments_remember, &a->companion);
     info_register(a->registry);
+    experiment_register_metrics(a->companion.experiments);
     metrics_register_process();
     if (hash_password(cfg, a->password_sha256, err) == -1)
         return -1;
     a->behaviour = start_behaviour(cfg, err);
     if (a->behaviour == NULL)
         return -1;
-    a->recall = recall_start(cfg, recall_policy_new(cfg), a->registry, a->behaviour, err);
+    if (journal_open(&a->journal, cfg, err) == -1)
+        return -1;
+    a->recall = recall_start(cfg, recall_policy_new(cfg), a->registry, a->companion.experiments,
+                             a->journal, a->behaviour, err);
     if (a->recall == NULL)
         return -1;
     context.registry = a->registry;
+    context.experiments = a->companion.experiments;
+    context.journal = a->journal;
     context.recall = a->recall;
     context.behaviour = a->behaviour;
     a->http = http_start(&context, err);
@@ -410,8 +489,9 @@ static int finish_loading(struct app *a, const struct job *j)
         LOG_WARN("not_ready", "ms=%d no default bundle: /recall answers 503 until there is one",
                  ms);
     else
-        LOG_INFO("ready", "address=%s port=%d bundle=%s redis=%s ms=%d", a->config->http_listen,
-                 http_port(a->http), name, behaviour_state(a->behaviour), ms);
+        LOG_INFO("ready", "address=%s port=%d bundle=%s experiments=%lld redis=%s ms=%d",
+                 a->config->http_listen, http_port(a->http), name, experiments_now(&a->companion),
+                 behaviour_state(a->behaviour), ms);
     tell_ready(a, "");
     return 0;
 }
@@ -517,9 +597,11 @@ static void stop(struct app *a, int status)
     http_stop(a->http);
     behaviour_stop(a->behaviour); /* its threads push into recall's queue */
     recall_stop(a->recall);
+    journal_close(a->journal); /* all of it is pushed */
     leave_job_behind(a, status);
     behaviour_free(a->behaviour);
     registry_free(a->registry);
+    experiment_store_free(a->companion.experiments);
     config_free(a->config);
     if (a->done_fd != -1)
         close(a->done_fd);
@@ -559,27 +641,40 @@ static void say_bundles(struct registry *r)
     bundle_set_release(set);
 }
 
+static void say_experiments(struct experiment_store *store)
+{
+    const struct experiments *e = experiment_store_acquire(store);
+
+    if (experiments_layers(e) > 0)
+        printf("experiments version %lld: ok (layers: %d)\n", (long long)experiments_version(e),
+               experiments_layers(e));
+    experiments_release(e);
+}
+
 int app_check(const struct config *cfg, struct err *err)
 {
     struct http_token *token = NULL;
+    struct companion companion = {NULL, NULL};
     struct registry *r = NULL;
     struct behaviour *b = NULL;
     int result = -1;
 
-    if (http_token_read(cfg->admin_token_file, &token, err) == -1)
+    if (http_token_read(cfg->admin_token_file, &token, err) == -1 || journal_check(cfg, err) == -1)
         goto out;
     b = start_behaviour(cfg, err);
     if (b == NULL)
         goto out;
-    r = registry_new(cfg->state_dir, cfg->bundle_memory_max);
-    if (load_bundles(r, cfg, err) == -1)
+    r = new_registry(cfg, 0, &companion);
+    if (load_bundles(r, &companion, cfg, err) == -1)
         goto out;
     say_bundles(r);
+    say_experiments(companion.experiments);
     printf("configuration: ok\n");
     result = 0;
 out:
     http_token_free(token);
     behaviour_free(b);
     registry_free(r);
+    experiment_store_free(companion.experiments);
     return result;
 }

@@ -37,6 +37,11 @@ static void put_value(struct buf *out, const struct config *c, const struct key 
         buf_puts(out, o->words[number_of(field, o->width)]);
         return;
     }
+    if (o->type == OPT_SHARE) {
+        assert(*(const double *)field > 0 && *(const double *)field <= 1);
+        buf_f64(out, *(const double *)field);
+        return;
+    }
     assert(number_of(field, o->width) >= o->min && number_of(field, o->width) <= o->max);
     buf_printf(out, "%lld", (long long)number_of(field, o->width));
 }

@@ -272,11 +272,11 @@ def run_recalld(*args, env=None):
 # ---- bundles -----------------------------------------------------------------------------------
 
 
-def build_bundle(out, version, *options):
+def build_bundle(out, version, *options, model="debian-mind"):
     demo = ROOT / "demo"
-    subprocess.run([RECALLCTL, "bundle", "build", "--weights", demo / "debian-mind.safetensors",
+    subprocess.run([RECALLCTL, "bundle", "build", "--weights", demo / f"{model}.safetensors",
                     "--items", demo / "items.tsv", "--popular", demo / "popular.txt",
-                    "--histories", demo / "behaviour.tsv", "--shards", "2", "--name", "debian-mind",
+                    "--histories", demo / "behaviour.tsv", "--shards", "2", "--name", model,
                     "--version", version, "--out", out, *options],
                    check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     return out

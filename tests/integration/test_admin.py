@@ -6,7 +6,8 @@ import pytest
 
 from harness import HISTORY, TOKEN, Load, copy_bundle, wait_until
 
-ADMIN = [("GET", "/bundles", None), ("POST", "/bundles", {"path": "/nowhere"}),
+ADMIN = [("GET", "/experiments", None), ("PUT", "/experiments", {}), ("GET", "/experiments/report", None),
+         ("GET", "/bundles", None), ("POST", "/bundles", {"path": "/nowhere"}),
          ("PUT", "/bundles/aliases/stable", {"bundle": "debian-mind@1"}),
          ("PUT", "/bundles/default", {"bundle": "debian-mind@1"}), ("DELETE", "/bundles/debian-mind@1", None)]
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from harness import HISTORY, RECALLCTL, RECALLD, ROOT, TOKEN
+from harness import HISTORY, RECALLCTL, RECALLD, ROOT, TOKEN, build_bundle
 
 ADDRESS = "127.0.0.1:8080"
 
@@ -25,7 +25,8 @@ def pattern(output):
 
 @pytest.fixture
 def checkout(tmp_path, demo_bundle):
-    """A folder in which build/ looks as after `make run`."""
+    """A folder that looks as after `make run`, as far as the pages need it."""
+    (tmp_path / "demo").symlink_to(ROOT / "demo")
     (tmp_path / "build/demo").mkdir(parents=True)
     (tmp_path / "build/release").mkdir()
     (tmp_path / "build/release/recalld").symlink_to(RECALLD)
@@ -51,9 +52,24 @@ def test_the_commands_of_api_md_do_what_it_says(start, checkout, redis):
     redis.command("LPUSH", "hist:src:emacs", *HISTORY)
     (checkout / "token").write_text(TOKEN + "\n")
     daemon = start(f"--bundle.paths={checkout}/build/demo/debian-mind", f"--redis.address={redis.socket}",
-                   f"--admin.token_file={checkout}/token", f"--state.dir={checkout}")
+                   f"--admin.token_file={checkout}/token", f"--state.dir={checkout}",
+                   f"--journal.dir={checkout}/journal")
     assert run_page("api.md", checkout, f"{daemon.host}:{daemon.port}") > 15
 
 
 def test_the_commands_of_configuration_md_do_what_it_says(checkout):
     assert run_page("configuration.md", checkout, ADDRESS) == 3
+
+
+def test_the_commands_of_experiments_md_do_what_it_says(start, checkout):
+    """Visitors of the demo's experiment among them."""
+    single = build_bundle(checkout / "build/demo/debian-mind-k1", "2026-11-24", "--engine", "faiss", "--factory", "Flat",
+                          model="debian-mind-k1")
+    daemon = start(f"--bundle.paths={checkout}/build/demo/debian-mind,{single}",
+                   "--bundle.default=debian-mind@2026-11-24", f"--experiments.file={ROOT}/demo/experiments.json",
+                   f"--journal.dir={checkout}/build/run/journal", "--recall.deadline_ms=5000")
+    assert run_page("experiments.md", checkout, f"{daemon.host}:{daemon.port}") >= 12
+
+
+def test_the_command_of_journal_md_does_what_it_says(checkout):
+    assert run_page("journal.md", checkout, ADDRESS) == 1

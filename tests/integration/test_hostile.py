@@ -78,7 +78,7 @@ TABLE = [
           "exclude": ("a", 1, None, {}, [True], [""], ["a"] * 10_001),
           "filter": ("a", 1, None, [], {"section": None}, {"section": [1.5]}, {"section": [[]]},
                      {"section": ["a"] * 1001}, {"colour": "red"}, {f"a{i}": "b" for i in range(1000)}),
-          "features": ([], 1, None, {"a": 1}), "arms": ([], 1, None, {"a": "b"}),
+          "features": ([], 1, None, {"a": 1}), "arms": ([], 1, None, "a"),
           "explain": (1, "true", None, []), "vectors": (0, "true", None, {}), "context": (1, "a", None, []),
       }.items() for value in wrong]),
     ("an unknown field", "400, field", "/recall",

@@ -11,7 +11,8 @@ from harness import HISTORY, ROOT, Client, Daemon, wait_until
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 BODY = json.dumps({"history": HISTORY, "n": 3}).encode()
-GET_ROUTES = ["/livez", "/healthz", "/readyz", "/metrics", "/version", "/openapi.json", "/bundles"]
+GET_ROUTES = ["/livez", "/healthz", "/readyz", "/metrics", "/version", "/openapi.json", "/bundles",
+              "/experiments", "/experiments/report"]
 
 
 def post(body, path="/recall", *headers):
@@ -149,7 +150,7 @@ def test_a_user_s_behaviour_comes_from_redis(start, bundle, redis):
     ({"history": HISTORY, "explain": 1}, "explain"),
     ({"history": HISTORY, "vectors": "yes"}, "vectors"),
     ({"history": HISTORY, "context": []}, "context"),
-    ({"history": HISTORY, "arms": {"model": "mind-v3"}}, "arms"),
+    ({"history": HISTORY, "arms": ["mind-v3"]}, "arms"),
     ({"history": HISTORY, "features": {"price": 1}}, "features"),
     ({"user_id": ""}, "user_id"),
     ({"user_id": "u" * 257}, "user_id"),
@@ -212,7 +213,7 @@ def test_a_compressed_body_is_415(daemon):
 
 
 @pytest.mark.parametrize("path", ["/", "/recall/", "/recalls", "/Recall", "//recall", "/bundles/aliases/",
-                                  "/bundles/a/b", "/events", "/experiments", "/%2Frecall", "/recall%00"])
+                                  "/bundles/a/b", "/event", "/experiments/", "/%2Frecall", "/recall%00"])
 def test_unknown_paths_are_404(daemon, path):
     for method in ("GET", "POST", "PUT", "DELETE"):
         answer = daemon.ask(method, path, b"{}" if method in ("POST", "PUT") else None)

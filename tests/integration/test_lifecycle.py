@@ -150,7 +150,7 @@ def test_the_port_file_comes_with_the_listener_and_goes_with_it(start, bundle):
 def test_the_log_says_when_it_is_ready_and_how_long_that_took(start, bundle):
     daemon = start(f"--bundle.paths={bundle}")
     line = wait_until(lambda: daemon.log_lines("ready"), "the line is written")[0]
-    assert re.search(rf"port={daemon.port} bundle=debian-mind@1 redis=off ms=\d+$", line)
+    assert re.search(rf"port={daemon.port} bundle=debian-mind@1 experiments=0 redis=off ms=\d+$", line)
 
 
 def test_log_lines_may_be_json(start, bundle):

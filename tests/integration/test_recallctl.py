@@ -97,7 +97,7 @@ def test_build_says_what_it_chose_and_why(tmp_path):
     manifest = json.loads((out / "manifest.json").read_text())
     rows = manifest["items"]["count"]
     assert lines == [
-        f"{rows:,} rows: exact search (below 500,000 rows it costs less than a graph and misses nothing)",
+        f"{rows:,} rows: exact search (below 200,000 rows it costs less than a graph and misses nothing)",
         "recall@200 on 500 interests of 500 sample users: 1.0000 (floor 0.95)",
         f"built {out}"]
     assert manifest["name"] == "demo"

@@ -82,7 +82,7 @@ static void a_small_catalogue_gets_exact_search_and_is_told_why(void **state)
     assert_int_equal(build(&b, &err), 0);
     assert_string_equal(
         buf_cstr(&said),
-        "60 rows: exact search (below 500,000 rows it costs less than a graph and misses nothing)\n"
+        "60 rows: exact search (below 200,000 rows it costs less than a graph and misses nothing)\n"
         "recall@6 on 120 interests of 40 sample users: 1.0000 (floor 0.95)\n"
         "popular.txt: 3 of 5 ids are items of the bundle, the others are left out\n");
     m = manifest_of(b.out);
@@ -402,7 +402,8 @@ static void a_checkpoint_must_say_what_it_is(void **state)
     b.weights = at("mute.safetensors");
     refused_about(
         &b, ERR_USAGE, at("mute.safetensors"),
-        "does not say which model it is: model.variant is needed, and what differs from it");
+        "does not say which model it is: model.variant is needed, and what differs from it "
+        "(recallctl ckpt show lists the tensors that tell)");
 }
 
 static void a_gap_between_items_is_refused(void **state)

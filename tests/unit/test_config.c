@@ -174,7 +174,7 @@ static void unknown_names_are_refused_and_the_likely_one_is_suggested(void **sta
     assert_refused("[htpp]\n", ERR_USAGE, "t.ini:1: unknown section [htpp]");
     assert_refused("[]\n", ERR_USAGE, "t.ini:1: unknown section []");
     assert_refused("[http.port_file]\n", ERR_USAGE, "t.ini:1: unknown section [http.port_file]");
-    assert_refused("[journal]\ndir = x\n", ERR_USAGE, "t.ini:1: unknown section [journal]");
+    assert_refused("[ledger]\ndir = x\n", ERR_USAGE, "t.ini:1: unknown section [ledger]");
 }
 
 static void lines_that_are_no_ini_are_refused(void **state)

@@ -554,6 +554,84 @@ static void a_bundle_that_is_not_loaded_falls_back_to_the_default(void **state)
     json_decref(a);
 }
 
+/* ---- experiments ------------------------------------------------------------------------- */
+
+static int put_beside(void *text, const struct bundle_set *set, struct ref **beside,
+                      struct err *err)
+{
+    (void)set;
+    if (text != NULL)
+        *beside = (struct ref *)experiments_parse("test", text, strlen(text), NULL, err);
+    return text == NULL || *beside != NULL ? 0 : -1;
+}
+
+/* Unchecked: so an arm may name a bundle that is not there. */
+static void experiment(struct fixture *f, const char *text)
+{
+    struct err err = ERR_INIT;
+
+    if (registry_set_beside(f->registry, put_beside, (void *)(uintptr_t)text, &err) == -1)
+        fail_msg("%s", err.text);
+}
+
+#define EXPERIMENT(arms)                                                            \
+    "{\"version\":1,\"hash\":\"growthbook-v2\",\"allow_forced\":true,\"layers\":[{" \
+    "\"name\":\"l\",\"arms\":[" arms "]}]}"
+
+static void an_arm_changes_the_settings_but_not_what_the_request_says(void **state)
+{
+    struct fixture *f = *state;
+    json_t *a, *b, *c;
+
+    experiment(f, EXPERIMENT("{\"name\":\"few\",\"weight\":1,\"set\":{\"n\":7,\"bundle\":"
+                             "\"lists@1\"}}"));
+    a = answer("{\"user_id\":\"u\",\"history\":[\"item5\"]}");
+    b = answer("{\"user_id\":\"u\",\"history\":[\"item5\"],\"n\":9}");
+    c = answer("{\"history\":[\"item5\"]}");
+    experiment(f, NULL);
+    assert_string_equal(text(a, "bundle"), "lists@1");
+    assert_string_equal(text(json_object_get(a, "arms"), "l"), "few");
+    assert_int_equal(json_array_size(items_of(a)), 7);
+    assert_int_equal(json_array_size(items_of(b)), 9);
+    assert_string_equal(text(c, "bundle"), "small@1"); /* nobody, so no arm */
+    assert_int_equal(json_object_size(json_object_get(c, "arms")), 0);
+    json_decref(a);
+    json_decref(b);
+    json_decref(c);
+}
+
+static void an_arm_whose_bundle_is_gone_is_answered_by_the_default(void **state)
+{
+    struct fixture *f = *state;
+    json_t *a;
+
+    experiment(f, EXPERIMENT("{\"name\":\"lost\",\"weight\":1,\"set\":{\"bundle\":\"gone@9\"}}"));
+    a = answer("{\"user_id\":\"u\",\"history\":[\"item5\"]}");
+    experiment(f, NULL);
+    assert_true(degraded_by(a, "bundle_fallback"));
+    assert_string_equal(text(a, "bundle"), "small@1");
+    assert_string_equal(text(json_object_get(a, "arms"), "l"), "lost");
+    json_decref(a);
+}
+
+static void a_request_chooses_arms_only_where_there_are_some(void **state)
+{
+    static const char body[] = "{\"history\":[\"item5\"],\"arms\":{\"l\":\"b\"}}";
+    struct fixture *f = *state;
+    json_t *a, *b;
+
+    json_decref(answer_with(f, body, 403));
+    experiment(f, EXPERIMENT("{\"name\":\"a\",\"weight\":1},{\"name\":\"b\",\"weight\":0}"));
+    a = answer(body);
+    b = answer_with(f, "{\"history\":[\"item5\"],\"arms\":{\"l\":\"c\"}}", 400);
+    experiment(f, NULL);
+    assert_string_equal(text(json_object_get(a, "arms"), "l"), "b");
+    assert_true(json_is_true(json_object_get(a, "forced")));
+    assert_string_equal(json_string_value(b), "arms.l: the layer has no arm \"c\"");
+    json_decref(a);
+    json_decref(b);
+}
+
 /* ---- interests --------------------------------------------------------------------------- */
 
 static void interests_says_how_many_may_be_searched(void **state)
@@ -780,7 +858,8 @@ static struct recall *start(struct fixture *f, int workers, int queue, int batch
     f->config->workers_count = workers;
     f->config->workers_queue = queue;
     f->config->workers_batch = batch;
-    r = recall_start(f->config, recall_policy_new(f->config), f->registry, f->behaviour, &err);
+    r = recall_start(f->config, recall_policy_new(f->config), f->registry, NULL, NULL, f->behaviour,
+                     &err);
     assert_non_null(r);
     return r;
 }
@@ -1106,6 +1185,9 @@ int main(void)
         cmocka_unit_test(without_fallback_the_answer_is_empty_and_says_why),
         cmocka_unit_test(a_zero_interest_is_never_searched),
         cmocka_unit_test(a_bundle_that_is_not_loaded_falls_back_to_the_default),
+        cmocka_unit_test(an_arm_changes_the_settings_but_not_what_the_request_says),
+        cmocka_unit_test(an_arm_whose_bundle_is_gone_is_answered_by_the_default),
+        cmocka_unit_test(a_request_chooses_arms_only_where_there_are_some),
         cmocka_unit_test(interests_says_how_many_may_be_searched),
         cmocka_unit_test(interests_that_nearly_equal_an_earlier_one_are_dropped),
         cmocka_unit_test(explain_shows_weights_finders_and_vectors),

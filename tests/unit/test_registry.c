@@ -663,6 +663,82 @@ static void readers_always_find_a_default_while_everything_changes(void **state)
     registry_free(r);
 }
 
+/* ---- what stands beside the bundles ------------------------------------------------------- */
+
+/* Something that needs a bundle of this name. */
+struct need {
+    struct ref ref;
+    const char *bundle;
+};
+
+static int n_freed;
+
+static void need_free(struct ref *ref)
+{
+    free(ref);
+    n_freed++;
+}
+
+static int need_check(void *arg, const struct bundle_set *set, struct err *err)
+{
+    const char *name = *(const char **)arg;
+
+    return bundle_set_find(set, name) != NULL ? 0
+                                              : err_set(err, ERR_CONFLICT, "%s is needed", name);
+}
+
+static int need_make(void *arg, const struct bundle_set *set, struct ref **beside, struct err *err)
+{
+    struct need *n;
+
+    if (need_check(arg, set, err) == -1)
+        return -1;
+    n = xcalloc(1, sizeof *n);
+    ref_init(&n->ref, need_free);
+    n->bundle = *(const char **)arg;
+    *beside = &n->ref;
+    return 0;
+}
+
+/* What is needed now, and by the same set whether it is there. */
+static const char *needed(struct registry *r)
+{
+    const struct bundle_set *s = registry_acquire(r);
+    const struct need *n = (const struct need *)bundle_set_beside(s);
+    const char *name = n == NULL ? "-" : n->bundle;
+
+    assert_true(n == NULL || bundle_set_find(s, name) != NULL);
+    bundle_set_release(s);
+    return name;
+}
+
+static void what_stands_beside_changes_with_the_bundles_or_not_at_all(void **state)
+{
+    struct registry *r = registry_new(fresh_state(), 0);
+    const char *name = "toy@1";
+    struct bundle_users users = {need_make, need_check, &name};
+
+    (void)state;
+    n_freed = 0;
+    registry_set_users(r, &users);
+    assert_string_equal(needed(r), "-");
+    accepts(configure(r, one, NULL, "", &err));
+    assert_string_equal(needed(r), "toy@1");
+    must_load(r, two);
+    assert_string_equal(needed(r), "toy@1"); /* other changes leave it */
+    name = "toy@3";
+    refuses(configure(r, one, NULL, "", &err), ERR_CONFLICT, "toy@3 is needed");
+    refuses(registry_set_beside(r, need_make, &name, &err), ERR_CONFLICT, "toy@3 is needed");
+    assert_string_equal(needed(r), "toy@1");
+    name = "toy@2";
+    accepts(registry_set_beside(r, need_make, &name, &err));
+    assert_string_equal(needed(r), "toy@2");
+    refuses(registry_unload(r, "toy@2", &err), ERR_CONFLICT, "toy@2 is needed");
+    assert_int_equal(count(r), 2);
+    registry_free(r);
+    assert_int_equal(n_freed, 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -690,6 +766,7 @@ int main(void)
         cmocka_unit_test(a_posted_path_is_kept_absolute),
         cmocka_unit_test(a_reload_keeps_what_was_posted),
         cmocka_unit_test(a_state_file_that_cannot_be_true_is_refused),
+        cmocka_unit_test(what_stands_beside_changes_with_the_bundles_or_not_at_all),
         cmocka_unit_test(readers_always_find_a_default_while_everything_changes),
     };
 

@@ -151,14 +151,13 @@ static void bad_values_are_refused_by_field_and_reason(void **state)
             "filter.a: must be a string, an integer or a list of them");
     refused("{\"history\":[],\"explain\":1}", "explain", "explain: must be true or false");
     refused("{\"history\":[],\"context\":1}", "context", "context: must be an object");
+    refused("{\"history\":[],\"arms\":[\"b\"]}", "arms", "arms: must be an object of layer: arm");
     refused("{\"history\":[],\"scene\":\"\"}", "scene", "scene: must be a string of 1 to 64 bytes");
 }
 
 static void fields_of_later_versions_are_refused_by_name_unless_empty(void **state)
 {
     (void)state;
-    refused("{\"history\":[],\"arms\":{\"model\":\"b\"}}", "arms",
-            "arms: is not supported by this version");
     refused("{\"history\":[],\"features\":{\"age\":3}}", "features",
             "features: is not supported by this version");
 }
