@@ -3,11 +3,12 @@
  *
  * Two engines so far: `exact` (every row is scored for a whole batch, first in small integers, then
  * what might be among the best from the item vectors; it has no files, and takes little more than a
- * quarter of the memory of the vectors) and `faiss` (one index file per shard). Both only choose
- * candidates; every score that leaves is vec_dot of the interest and the item vector, so answers do
- * not depend on engine rounding, batch or load. Equal scores come by row; a score of -0 leaves as
- * 0. An interest that holds NaN or infinity finds nothing. An index never changes once open; each
- * thread brings its scratch. */
+ * quarter of the memory of the vectors) and `faiss` (one index file per shard; a plain HNSW graph
+ * is walked by code of our own, the rest by Faiss). Both only choose candidates; every score that
+ * leaves is vec_dot of the interest and the item vector, so answers do not depend on engine
+ * rounding, batch or load. Equal scores come by row; a score of -0 leaves as 0. An interest that
+ * holds NaN or infinity finds nothing. An index never changes once open; each thread brings its
+ * scratch. */
 #ifndef RECALLD_INDEX_H
 #define RECALLD_INDEX_H
 

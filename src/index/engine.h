@@ -43,6 +43,10 @@ enum room {
     ROOM_LABELS,
     ROOM_SCORES,
     ROOM_TOGETHER,
+    ROOM_SEEN,
+    ROOM_LISTS,
+    ROOM_CAME,
+    ROOM_FRESH,
     ROOM_COUNT
 };
 struct index_scratch {

@@ -21,12 +21,36 @@ bool factory_parse(const char *text, struct factory *f) WARN_UNUSED;
 bool factory_has_effort(const struct factory *f);
 bool factory_equal(const struct factory *a, const struct factory *b);
 
-/* Walks through an index file before Faiss sees it. Faiss believes what it reads, sizes and links
- * included; so everything it will use as one is checked here, and that the file is one
+/* A counted vector of an index file, left where it is: elements may not be aligned. */
+struct layout_span {
+    const uint8_t *p;
+    size_t n;
+};
+
+/* The graph in an HNSW file, of which a row's links stand level after level, the lowest, on which
+ * all rows are, first. */
+struct layout_graph {
+    struct layout_span slots;     /* i32: slots of a row below level l, cumulated */
+    struct layout_span levels;    /* i32: levels a row is on, at least 1 */
+    struct layout_span offsets;   /* u64: where a row's slots begin */
+    struct layout_span neighbors; /* i32: a row or -1 */
+    uint32_t entry;               /* a row on the highest level */
+};
+
+/* Walks through an index file before anything else sees it. Faiss believes what it reads, sizes and
+ * links included; so everything it will use as one is checked here, and that the file is one
  * inner-product index of `dim` dimensions over rows 0 .. rows - 1, and nothing else. Where it holds
  * the vectors as they are, they must be `items` (rows, dim) up to rounding: the index belongs to
- * these weights. */
+ * these weights. Tells what the file holds, and (`g` may be NULL) where its graph is. */
 int layout_check(const char *name, const void *bytes, size_t len, const float *items, size_t dim,
-                 uint32_t rows, struct factory *f, struct err *err) WARN_UNUSED;
+                 uint32_t rows, struct factory *f, struct layout_graph *g, struct err *err)
+    WARN_UNUSED;
+
+/* Of a graph that was checked: on how many levels a row is; how many links a row has at most on a
+ * level; and a row's links on a level it is on, of which it returns the number. Each leads to a row
+ * on that level. */
+size_t layout_levels(const struct layout_graph *g, size_t row);
+size_t layout_links_max(const struct layout_graph *g);
+size_t layout_links(const struct layout_graph *g, size_t row, size_t level, uint32_t *links);
 
 #endif

@@ -1,7 +1,10 @@
 /* faiss.c - the Faiss engine: one index file per shard.
  *
+ * A plain HNSW graph is walked by graph.c, which knows how to read its file; the other kinds are
+ * searched by Faiss.
+ *
  * Each request searches each shard in a call of its own, so what a request finds does not depend on
- * what others ask at the same time. Faiss chooses candidates; all of them are scored again by
+ * what others ask at the same time. Both only choose candidates; all of them are scored again by
  * vec_dot and the best of all shards are kept. Where its storage is lossy, more candidates are
  * asked for.
  *
@@ -11,6 +14,7 @@
 #include "engine.h"
 #include "factory.h"
 #include "faiss_extra.h"
+#include "graph.h"
 
 #include "recalld/vec.h"
 
@@ -23,8 +27,13 @@ void omp_set_num_threads(int n);
 
 #define WHY_MAX 256
 
+struct shard {
+    FaissIndex *faiss; /* one of the two */
+    struct graph *graph;
+};
+
 struct faiss_shards {
-    FaissIndex **shards;
+    struct shard *shards;
     size_t n;
     struct factory kind;
     int effort; /* at 1.0 */
@@ -41,33 +50,49 @@ static int load_shard(const struct index_spec *spec, size_t i, struct mapped *m,
     return spec->load == NULL ? file_load(m, s->path, err) : spec->load(spec->arg, i, m, err);
 }
 
+/* What searches the shard, from the bytes of its file, which were checked. */
+static int make_shard(struct index *ix, struct shard *made, const struct index_shard *s,
+                      const struct mapped *file, const struct factory *kind,
+                      const struct layout_graph *links, struct err *err)
+{
+    char why[WHY_MAX] = "";
+
+    if (kind->search == SEARCH_HNSW && kind->code == CODE_FLAT) {
+        made->graph = graph_new(links, ix->v.data + (size_t)s->first_row * ix->v.dim, ix->v.dim,
+                                s->rows, err);
+        if (made->graph == NULL)
+            return -1;
+        ix->memory += graph_memory(made->graph);
+        return 0;
+    }
+    made->faiss = extra_read(file->bytes, file->len, why, sizeof why);
+    ix->memory += file->len;
+    return made->faiss != NULL ? 0 : err_set(err, ERR_FORMAT, "%s: %s", s->path, why);
+}
+
 static int open_shard(struct index *ix, struct faiss_shards *f, const struct index_spec *spec,
                       size_t i, struct err *err)
 {
     const struct index_shard *s = &spec->shards[i];
-    char why[WHY_MAX] = "";
+    struct shard *made = &f->shards[i];
+    struct layout_graph links;
     struct factory kind;
     struct mapped file;
-    FaissIndex *index = NULL;
+    int rc;
 
     if (load_shard(spec, i, &file, err) == -1)
         return -1;
-    if (layout_check(s->path, file.bytes, file.len, ix->v.data + (size_t)s->first_row * ix->v.dim,
-                     ix->v.dim, s->rows, &kind, err) == 0) {
-        if (!factory_equal(&kind, &f->kind))
-            err_set(err, ERR_FORMAT, "%s: the index is not %s", s->path, spec->factory);
-        else if ((index = extra_read(file.bytes, file.len, why, sizeof why)) == NULL)
-            err_set(err, ERR_FORMAT, "%s: %s", s->path, why);
-    }
-    ix->memory += file.len;
+    rc = layout_check(s->path, file.bytes, file.len, ix->v.data + (size_t)s->first_row * ix->v.dim,
+                      ix->v.dim, s->rows, &kind, &links, err);
+    if (rc == 0 && !factory_equal(&kind, &f->kind))
+        rc = err_set(err, ERR_FORMAT, "%s: the index is not %s", s->path, spec->factory);
+    if (rc == 0)
+        rc = make_shard(ix, made, s, &file, &kind, &links, err);
     file_unmap(&file);
-    if (index == NULL)
-        return -1;
     /* Fast-scan takes no parameters: its number of lists is set once and for all. */
-    if (f->kind.search == SEARCH_IVF && f->effort > 0)
-        extra_set_nprobe(index, (size_t)f->effort);
-    f->shards[f->n++] = index;
-    return 0;
+    if (rc == 0 && f->kind.search == SEARCH_IVF && f->effort > 0)
+        extra_set_nprobe(made->faiss, (size_t)f->effort);
+    return rc;
 }
 
 static int faiss_open(struct index *ix, const struct index_spec *spec, struct err *err)
@@ -76,6 +101,7 @@ static int faiss_open(struct index *ix, const struct index_spec *spec, struct er
 
     ix->state = f;
     f->shards = xcalloc(spec->n_shards, sizeof *f->shards);
+    f->n = spec->n_shards;
     f->effort = spec->effort;
     if (!factory_parse(spec->factory, &f->kind))
         return err_set(err, ERR_USAGE, "unsupported index factory %s (%s)",
@@ -96,8 +122,10 @@ static void faiss_close(void *state)
 
     if (f == NULL)
         return;
-    for (size_t i = 0; i < f->n; i++)
-        faiss_Index_free(f->shards[i]);
+    for (size_t i = 0; i < f->n; i++) {
+        graph_free(f->shards[i].graph);
+        faiss_Index_free(f->shards[i].faiss);
+    }
     free(f->shards);
     free(f);
 }
@@ -210,25 +238,37 @@ static void offer(const struct job *j, int interest, const int64_t *labels, size
     }
 }
 
-static int attempt(struct job *j, const struct plan *p, char *why)
+static int ask_faiss(const struct job *j, const FaissIndex *index, const struct plan *p, char *why)
 {
     static const enum extra_search with[] = {EXTRA_PLAIN, EXTRA_HNSW, EXTRA_IVF};
     size_t n = (size_t)j->q->n_interests;
     float *scores = scratch_room(j->scratch, ROOM_SCORES, n * p->ask, sizeof *scores);
 
-    j->labels = scratch_room(j->scratch, ROOM_LABELS, n * p->ask, sizeof *j->labels);
-    if (scores == NULL || j->labels == NULL) {
-        strcpy(why, "out of memory");
+    if (scores == NULL)
         return -1;
-    }
-    return extra_search(
-        j->f->shards[j->shard], j->ix->effort_applies ? with[j->f->kind.search] : EXTRA_PLAIN,
-        (int)p->effort, (int64_t)n, j->interests, (int64_t)p->ask, scores, j->labels, why, WHY_MAX);
+    return extra_search(index, j->ix->effort_applies ? with[j->f->kind.search] : EXTRA_PLAIN,
+                        (int)p->effort, (int64_t)n, j->interests, (int64_t)p->ask, scores,
+                        j->labels, why, WHY_MAX);
 }
 
-/* What an interest costs, in dot products of rows in memory order. Measured: a candidate of a graph
- * 250, one of a list 8, a row that is looked at 2 (in fast-scan 1/4); a row of a filter, which may
- * lie anywhere, 1.5. */
+static int attempt(struct job *j, const struct plan *p, char *why)
+{
+    const struct shard *s = &j->f->shards[j->shard];
+    size_t n = (size_t)j->q->n_interests;
+    struct graph_search search = {
+        .interests = j->interests, .n = n, .dim = j->ix->v.dim, .effort = p->effort, .ask = p->ask};
+
+    strcpy(why, "out of memory");
+    search.rows = j->labels = scratch_room(j->scratch, ROOM_LABELS, n * p->ask, sizeof *j->labels);
+    if (j->labels == NULL)
+        return -1;
+    return s->graph != NULL ? graph_search(s->graph, j->scratch, j->q, &search)
+                            : ask_faiss(j, s->faiss, p, why);
+}
+
+/* What an interest costs, in dot products of rows in memory order. Measured: a candidate of our
+ * walk through a graph 40, of Faiss' 250, one of a list 8, a row that is looked at 2 (in fast-scan
+ * 1/4); a row of a filter, which may lie anywhere, 1.5. */
 static double faiss_cost(const struct job *j, const struct plan *p)
 {
     double rows = (double)j->ix->shards[j->shard].rows, ask = (double)p->ask;
@@ -236,7 +276,7 @@ static double faiss_cost(const struct job *j, const struct plan *p)
 
     switch (j->f->kind.search) {
     case SEARCH_HNSW:
-        return 250 * ask;
+        return (j->f->kind.code == CODE_FLAT ? 40 : 250) * ask;
     case SEARCH_IVF:
         return scanned * (double)p->effort / (double)j->f->kind.lists + 8 * ask;
     default:
@@ -270,8 +310,8 @@ static void gather_all(const struct job *j)
     gather(&j->ix->v, j->q, j->tops, j->ix->shards[j->shard].first_row, j->list, j->available);
 }
 
-/* Asks Faiss, and asks for more while some interest has fewer rows than there are for it; unless
- * scoring every row that may be found is cheaper. */
+/* Asks the index, and asks for more while some interest has fewer rows than there are for it;
+ * unless scoring every row that may be found is cheaper. */
 static void search_shard(struct job *j)
 {
     size_t wanted = j->q->k < j->available ? j->q->k : j->available;

@@ -15,13 +15,8 @@ struct walk {
     size_t dim;
     uint32_t rows;
     struct factory *f;
+    struct layout_graph *g;
     struct err *err;
-};
-
-/* A counted vector, left where it is: elements may not be aligned. */
-struct span {
-    const uint8_t *p;
-    size_t n;
 };
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "index files are little-endian");
@@ -34,7 +29,7 @@ static uint64_t load(const uint8_t *p, size_t width)
     return v;
 }
 
-static uint64_t element(const struct span *s, size_t i, size_t width)
+static uint64_t element(const struct layout_span *s, size_t i, size_t width)
 {
     return load(s->p + i * width, width);
 }
@@ -72,16 +67,16 @@ static int skip(struct walk *w, size_t bytes)
     return 0;
 }
 
-static int take_span(struct walk *w, size_t n, size_t width, struct span *s)
+static int take_span(struct walk *w, size_t n, size_t width, struct layout_span *s)
 {
     if (n > reader_left(&w->in) / width)
         return bad(w, "the file ends too early");
-    *s = (struct span){w->in.p, n};
+    *s = (struct layout_span){w->in.p, n};
     w->in.p += n * width;
     return 0;
 }
 
-static int take_vector(struct walk *w, size_t width, struct span *s)
+static int take_vector(struct walk *w, size_t width, struct layout_span *s)
 {
     uint64_t n = 0;
 
@@ -91,7 +86,7 @@ static int take_vector(struct walk *w, size_t width, struct span *s)
 /* A vector that must have `n` elements. */
 static int expect_vector(struct walk *w, size_t width, uint64_t n, const char *what)
 {
-    struct span s = {0};
+    struct layout_span s = {0};
 
     if (take_vector(w, width, &s) == -1)
         return -1;
@@ -128,7 +123,7 @@ static int header(struct walk *w, uint64_t rows)
 /* Sums of products of numbers up to this stay finite. */
 #define COMPONENT_MAX 1e15f
 
-static float component(const struct span *s, size_t i)
+static float component(const struct layout_span *s, size_t i)
 {
     float v;
 
@@ -137,7 +132,7 @@ static float component(const struct span *s, size_t i)
 }
 
 /* A vector of `n` floats that arithmetic can bear. */
-static int expect_floats(struct walk *w, uint64_t n, struct span *s, const char *what)
+static int expect_floats(struct walk *w, uint64_t n, struct layout_span *s, const char *what)
 {
     if (take_vector(w, sizeof(float), s) == -1)
         return -1;
@@ -150,7 +145,7 @@ static int expect_floats(struct walk *w, uint64_t n, struct span *s, const char 
 }
 
 /* Vector `i` of the span is this row's, up to rounding. */
-static int check_item(struct walk *w, const struct span *s, size_t i, size_t row)
+static int check_item(struct walk *w, const struct layout_span *s, size_t i, size_t row)
 {
     const float *item = w->items + row * w->dim;
     float largest = 0;
@@ -169,7 +164,7 @@ static int check_item(struct walk *w, const struct span *s, size_t i, size_t row
 /* The coarse quantizer of an IVF index: some vectors. */
 static int centroids(struct walk *w, uint64_t n)
 {
-    struct span s = {0};
+    struct layout_span s = {0};
 
     return header(w, n) == -1 ? -1 : expect_floats(w, n * w->dim, &s, "wrong number of components");
 }
@@ -177,7 +172,7 @@ static int centroids(struct walk *w, uint64_t n)
 /* All items as they are. */
 static int flat(struct walk *w)
 {
-    struct span s = {0};
+    struct layout_span s = {0};
 
     if (header(w, w->rows) == -1 ||
         expect_floats(w, (uint64_t)w->rows * w->dim, &s, "wrong number of components") == -1)
@@ -191,7 +186,7 @@ static int flat(struct walk *w)
 /* The scalar quantizer of SQ8. */
 static int scalar_quantizer(struct walk *w)
 {
-    struct span ranges = {0};
+    struct layout_span ranges = {0};
     const uint64_t eight_bits = 0;
 
     if (expect(w, 4, eight_bits, "not an 8-bit scalar quantizer") == -1 || skip(w, 8) == -1 ||
@@ -203,7 +198,7 @@ static int scalar_quantizer(struct walk *w)
 
 static int product_quantizer(struct walk *w, unsigned bits)
 {
-    struct span s = {0};
+    struct layout_span s = {0};
     uint64_t parts = 0;
 
     if (expect(w, 8, w->dim, "wrong dimension of the product quantizer") == -1 ||
@@ -219,19 +214,12 @@ static int product_quantizer(struct walk *w, unsigned bits)
 
 /* ---- HNSW ----------------------------------------------------------------------- */
 
-struct graph {
-    struct span slots;     /* i32: slots of a row below level l, cumulated */
-    struct span levels;    /* i32: levels a row is on, at least 1 */
-    struct span offsets;   /* u64: where a row's slots begin */
-    struct span neighbors; /* i32: a row or -1 */
-};
-
-static int32_t signed_element(const struct span *s, size_t i)
+static int32_t signed_element(const struct layout_span *s, size_t i)
 {
     return (int32_t)(uint32_t)element(s, i, 4);
 }
 
-static int check_slots(struct walk *w, const struct graph *g)
+static int check_slots(struct walk *w, const struct layout_graph *g)
 {
     if (g->slots.n < 2 || element(&g->slots, 0, 4) != 0)
         return bad(w, "the graph has no levels");
@@ -253,7 +241,7 @@ static int check_slots(struct walk *w, const struct graph *g)
 }
 
 /* A link on level l must lead to a row that is on level l: its slots are read there next. */
-static int check_links(struct walk *w, const struct graph *g)
+static int check_links(struct walk *w, const struct layout_graph *g)
 {
     for (size_t i = 0; i < w->rows; i++) {
         uint64_t at = element(&g->offsets, i, 8), levels = element(&g->levels, i, 4);
@@ -275,24 +263,56 @@ static int check_links(struct walk *w, const struct graph *g)
 
 static int graph(struct walk *w)
 {
-    struct span probabilities;
+    struct layout_span probabilities;
     uint64_t entry = 0, top = 0, effort = 0;
-    struct graph g = {{0}, {0}, {0}, {0}};
+    struct layout_graph *g = w->g;
 
-    if (take_vector(w, 8, &probabilities) == -1 || take_vector(w, 4, &g.slots) == -1 ||
-        take_vector(w, 4, &g.levels) == -1 || take_vector(w, 8, &g.offsets) == -1 ||
-        take_vector(w, 4, &g.neighbors) == -1 || check_slots(w, &g) == -1 ||
-        check_links(w, &g) == -1 || take(w, 4, &entry) == -1 || take(w, 4, &top) == -1)
+    if (take_vector(w, 8, &probabilities) == -1 || take_vector(w, 4, &g->slots) == -1 ||
+        take_vector(w, 4, &g->levels) == -1 || take_vector(w, 8, &g->offsets) == -1 ||
+        take_vector(w, 4, &g->neighbors) == -1 || check_slots(w, g) == -1 ||
+        check_links(w, g) == -1 || take(w, 4, &entry) == -1 || take(w, 4, &top) == -1)
         return -1;
-    if (entry >= w->rows || top + 1 != element(&g.levels, entry, 4))
+    if (entry >= w->rows || top + 1 != element(&g->levels, entry, 4))
         return bad(w, "the graph's entry is out of range");
+    g->entry = (uint32_t)entry;
     /* links on levels above the lowest; twice as many on that */
-    w->f->links = element(&g.slots, 1, 4) / 2;
+    w->f->links = element(&g->slots, 1, 4) / 2;
     if (skip(w, 4) == -1 || take(w, 4, &effort) == -1)
         return -1;
     if (effort == 0 || effort > GRAPH_EFFORT_MAX)
         return bad(w, "the graph's efSearch is out of range");
     return expect(w, 4, 1, "unknown kind of graph search");
+}
+
+size_t layout_levels(const struct layout_graph *g, size_t row)
+{
+    return element(&g->levels, row, 4);
+}
+
+/* Of levels that rows are on: what the file says of others, no link bears out. */
+size_t layout_links_max(const struct layout_graph *g)
+{
+    size_t levels = 0, most = 0;
+
+    for (size_t row = 0; row < g->levels.n; row++)
+        levels = layout_levels(g, row) > levels ? layout_levels(g, row) : levels;
+    for (size_t l = 1; l <= levels; l++) {
+        size_t n = element(&g->slots, l, 4) - element(&g->slots, l - 1, 4);
+
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+size_t layout_links(const struct layout_graph *g, size_t row, size_t level, uint32_t *links)
+{
+    uint64_t at = element(&g->offsets, row, 8), end = at + element(&g->slots, level + 1, 4);
+    size_t n = 0;
+
+    for (at += element(&g->slots, level, 4); at < end; at++)
+        if (signed_element(&g->neighbors, at) >= 0)
+            links[n++] = (uint32_t)signed_element(&g->neighbors, at);
+    return n;
 }
 
 /* ---- IVF ------------------------------------------------------------------------ */
@@ -317,7 +337,7 @@ static int ivf_header(struct walk *w)
 }
 
 /* Every row in one list, once. */
-static int check_ids(struct walk *w, const struct span *ids, uint8_t *seen)
+static int check_ids(struct walk *w, const struct layout_span *ids, uint8_t *seen)
 {
     for (size_t i = 0; i < ids->n; i++) {
         uint64_t id = element(ids, i, 8);
@@ -333,7 +353,7 @@ static int check_ids(struct walk *w, const struct span *ids, uint8_t *seen)
 static int list_sizes(struct walk *w, uint64_t *sizes)
 {
     uint64_t kind = 0;
-    struct span s = {0};
+    struct layout_span s = {0};
 
     if (take(w, 4, &kind) == -1 || take_vector(w, 8, &s) == -1)
         return -1;
@@ -356,7 +376,7 @@ static int list_sizes(struct walk *w, uint64_t *sizes)
 static int plain_lists(struct walk *w, uint64_t code_size, uint64_t *sizes, uint8_t *seen)
 {
     uint64_t total = 0;
-    struct span codes = {0}, ids = {0};
+    struct layout_span codes = {0}, ids = {0};
 
     if (expect(w, 8, w->f->lists, "wrong number of lists") == -1 ||
         expect(w, 8, code_size, "wrong code size") == -1 || list_sizes(w, sizes) == -1)
@@ -380,7 +400,7 @@ static int block_lists(struct walk *w, uint64_t code_size, uint64_t block_size, 
 {
     const uint64_t block_rows = 32;
     uint64_t total = 0, stated = 0;
-    struct span ids = {0};
+    struct layout_span ids = {0};
 
     if (expect(w, 8, w->f->lists, "wrong number of lists") == -1 || take(w, 8, &stated) == -1 ||
         expect(w, 8, block_rows, "wrong block") == -1 ||
@@ -527,12 +547,16 @@ static const struct {
 };
 
 int layout_check(const char *name, const void *bytes, size_t len, const float *items, size_t dim,
-                 uint32_t rows, struct factory *f, struct err *err)
+                 uint32_t rows, struct factory *f, struct layout_graph *g, struct err *err)
 {
-    struct walk w = {.items = items, .dim = dim, .rows = rows, .f = f, .err = err};
+    struct layout_graph unused;
+    struct walk w = {.items = items, .dim = dim, .rows = rows, .f = f, .g = g, .err = err};
     uint64_t kind = 0;
 
+    if (g == NULL)
+        w.g = &unused;
     memset(f, 0, sizeof *f);
+    memset(w.g, 0, sizeof *w.g);
     reader_init(&w.in, name, bytes, len);
     if (take(&w, 4, &kind) == -1)
         return -1;

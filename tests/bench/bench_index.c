@@ -9,10 +9,13 @@
  * catalogue has the directions, lengths and crowding of the real one. (catalogue.py does the same.)
  *
  * Graphs and lists get the least effort that finds 98 % of the exact answer; built once, they are
- * kept in CACHE_DIR. A line for each engine: rows, name, microseconds of a single request, of one
- * in a batch of 8, recall, effort. Times are of this thread on the processor, the median of rounds
- * in which the engines take turns, so other programs disturb little; but caches are shared: compare
- * within one run. */
+ * kept in CACHE_DIR. The graph is also searched by Faiss itself, at the effort of ours, its answers
+ * scored again as ours are. A line for each engine: rows, name, microseconds of a single request,
+ * of one in a batch of 8, recall, effort. Times are of this thread on the processor, the median of
+ * rounds in which the engines take turns, so other programs disturb little; but caches are shared:
+ * compare within one run. */
+#include "../../src/index/faiss_extra.h"
+#include "../../src/index/top.h"
 #include "recalld/blas.h"
 #include "recalld/bundle.h"
 #include "recalld/vec.h"
@@ -24,6 +27,8 @@
 #include <time.h>
 #include <unistd.h>
 
+void faiss_Index_free(struct FaissIndex_H *index); /* of the C API, whose header defines OK */
+
 #define K 200
 #define BATCH 8
 #define REQUESTS 64
@@ -33,7 +38,8 @@
 #define THREADS 2
 #define ROUNDS 5
 #define NEAR 16
-#define ENGINES 3
+#define ENGINES 4
+#define ASK (K + 16) /* of Faiss, as index/ asks for */
 
 static uint64_t seed = 88172645463325252u;
 
@@ -271,31 +277,77 @@ static double median(double *x, size_t n)
     return x[n / 2];
 }
 
+struct engine {
+    const char *name; /* the factory; NULL: exact */
+    struct index *ix;
+    struct FaissIndex_H *faiss; /* instead of ix; over the rows of v */
+    const struct vectors *v;
+    int effort;
+    double found, one[ROUNDS], batched[ROUNDS];
+};
+
+/* What index/ does with one query, the walk done by Faiss. */
+static void faiss_search(const struct engine *e, struct index_query *q)
+{
+    size_t ask = e->effort > ASK ? (size_t)e->effort : ASK;
+    size_t n = (size_t)q->n_interests, dim = e->v->dim;
+    float *scores = xmalloc(n * ask * sizeof *scores);
+    int64_t *rows = xmalloc(n * ask * sizeof *rows);
+    uint64_t *keys = xmalloc(top_room(q->k) * sizeof *keys);
+    char why[256] = "";
+
+    if (extra_search(e->faiss, EXTRA_HNSW, e->effort, (int64_t)n, q->interests, (int64_t)ask,
+                     scores, rows, why, sizeof why) != 0)
+        die(why);
+    for (size_t i = 0; i < n; i++) {
+        struct top t;
+
+        top_init(&t, keys, q->k, 0);
+        for (size_t j = i * ask; j < (i + 1) * ask; j++)
+            if (rows[j] >= 0)
+                top_offer(&t,
+                          vec_dot(q->interests + i * dim, e->v->data + (size_t)rows[j] * dim, dim),
+                          (uint32_t)rows[j]);
+        q->found[i] = top_finish(&t, q->hits + i * q->k);
+    }
+    free(scores);
+    free(rows);
+    free(keys);
+}
+
+static void search(const struct engine *e, struct index_scratch *s, struct index_query *q, size_t n)
+{
+    if (e->faiss == NULL)
+        index_search(e->ix, s, q, n);
+    for (size_t i = 0; e->faiss != NULL && i < n; i++)
+        faiss_search(e, &q[i]);
+}
+
 /* Microseconds per request, median over batches. */
-static double run(const struct index *ix, struct requests *r, double effort, size_t batch)
+static double run(const struct engine *e, struct requests *r, size_t batch)
 {
     struct index_scratch *s = index_scratch_new();
     double us[REQUESTS] = {0};
     size_t n = 0;
 
     for (size_t i = 0; i < REQUESTS; i++)
-        r->query[i].effort = effort;
-    index_search(ix, s, r->query, batch); /* warm */
+        r->query[i].effort = e->effort;
+    search(e, s, r->query, batch); /* warm */
     for (size_t i = 0; i + batch <= REQUESTS; i += batch) {
         double start = cpu_us();
 
-        index_search(ix, s, r->query + i, batch);
+        search(e, s, r->query + i, batch);
         us[n++] = (cpu_us() - start) / (double)batch;
     }
     index_scratch_free(s);
     return median(us, n);
 }
 
-static void remember_best(struct requests *r, const struct index *exact)
+static void remember_best(struct requests *r, const struct engine *exact)
 {
     size_t each = r->interests * K;
 
-    run(exact, r, 1, 1);
+    run(exact, r, 1);
     for (size_t i = 0; i < REQUESTS; i++)
         memcpy(r->best + i * each, r->query[i].hits, each * sizeof *r->best);
 }
@@ -324,19 +376,12 @@ static double recall(const struct requests *r)
 
 /* ---- engines ------------------------------------------------------------------------ */
 
-struct engine {
-    const char *name; /* the factory; NULL: exact */
-    struct index *ix;
-    int effort;
-    double found, one[ROUNDS], batched[ROUNDS];
-};
-
-static struct index *built(const struct vectors *v, const char *factory, const char *cache)
+/* The file of an index over the rows. */
+static char *built(const struct vectors *v, const char *factory, const char *cache)
 {
     char name[64];
     struct err err = ERR_INIT;
     char *path;
-    struct index *ix;
 
     snprintf(name, sizeof name, "%zu-%.4s-%016lx.faiss", v->rows, factory,
              hash_bytes(v->data, v->rows * v->dim * sizeof *v->data));
@@ -347,38 +392,66 @@ static struct index *built(const struct vectors *v, const char *factory, const c
             -1)
             die(err.text);
     }
-    ix = open_index(v, factory, path);
-    free(path);
-    return ix;
+    return path;
+}
+
+static struct FaissIndex_H *open_faiss(const char *path)
+{
+    struct err err = ERR_INIT;
+    struct FaissIndex_H *faiss;
+    struct mapped file;
+    char why[256] = "";
+
+    if (file_map(&file, path, &err) == -1)
+        die(err.text);
+    faiss = extra_read(file.bytes, file.len, why, sizeof why);
+    if (faiss == NULL)
+        die(why);
+    file_unmap(&file);
+    return faiss;
 }
 
 /* The least effort that is enough, to a sixteenth. It starts where the engine finds K rows by
  * itself: below that every row is scored instead. */
-static void tune(struct engine *e, struct requests *r, size_t rows)
+static void tune(struct engine *e, struct requests *r)
 {
-    e->effort = e->name[0] == 'H' ? K / 4 : (int)sqrt((double)rows) / 8;
-    while (run(e->ix, r, e->effort, 1), (e->found = recall(r)) < RECALL && e->effort < EFFORT_MAX)
+    e->effort = e->name[0] == 'H' ? K / 4 : (int)sqrt((double)e->v->rows) / 8;
+    while (run(e, r, 1), (e->found = recall(r)) < RECALL && e->effort < EFFORT_MAX)
         e->effort += e->effort / 16 + 1;
+}
+
+/* The exact engine, a graph, lists, and the graph by Faiss itself. */
+static void open_engines(struct engine *engines, const struct vectors *v, const char *lists,
+                         struct requests *r, const char *cache)
+{
+    char *graph_path = built(v, "HNSW32", cache), *lists_path = built(v, lists, cache);
+
+    engines[0] = (struct engine){.ix = open_index(v, NULL, NULL), .v = v, .effort = 1, .found = 1};
+    engines[1] = (struct engine){"HNSW32", open_index(v, "HNSW32", graph_path), .v = v};
+    engines[2] = (struct engine){lists, open_index(v, lists, lists_path), .v = v};
+    engines[3] = (struct engine){"Faiss:HNSW32", .faiss = open_faiss(graph_path), .v = v};
+    remember_best(r, &engines[0]);
+    tune(&engines[1], r);
+    tune(&engines[2], r);
+    engines[3].effort = engines[1].effort;
+    run(&engines[3], r, 1);
+    engines[3].found = recall(r);
+    free(graph_path);
+    free(lists_path);
 }
 
 static void bench_rows(const struct real *real, struct requests *r, size_t rows, const char *cache)
 {
     struct vectors v = enlarged(real, rows);
-    struct engine engines[ENGINES] = {{NULL, open_index(&v, NULL, NULL), 1, 1, {0}, {0}}};
+    struct engine engines[ENGINES];
     char ivf[32];
 
     snprintf(ivf, sizeof ivf, "IVF%.0f,Flat", 4 * sqrt((double)rows));
-    remember_best(r, engines[0].ix);
-    engines[1].name = "HNSW32";
-    engines[2].name = ivf;
-    for (int i = 1; i < ENGINES; i++) {
-        engines[i].ix = built(&v, engines[i].name, cache);
-        tune(&engines[i], r, rows);
-    }
+    open_engines(engines, &v, ivf, r, cache);
     for (int round = 0; round < ROUNDS; round++)
         for (int i = 0; i < ENGINES; i++) {
-            engines[i].one[round] = run(engines[i].ix, r, engines[i].effort, 1);
-            engines[i].batched[round] = run(engines[i].ix, r, engines[i].effort, BATCH);
+            engines[i].one[round] = run(&engines[i], r, 1);
+            engines[i].batched[round] = run(&engines[i], r, BATCH);
         }
     for (int i = 0; i < ENGINES; i++) {
         struct engine *e = &engines[i];
@@ -386,6 +459,7 @@ static void bench_rows(const struct real *real, struct requests *r, size_t rows,
         printf("%9zu  %-12s %9.0f %9.0f   %.4f %5d\n", rows, e->name != NULL ? e->name : "exact",
                median(e->one, ROUNDS), median(e->batched, ROUNDS), e->found, e->effort);
         index_free(e->ix);
+        faiss_Index_free(e->faiss);
     }
     fflush(stdout);
     free((void *)(uintptr_t)v.data);

@@ -123,7 +123,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 
     if (data[0] == 0)
         fill();
-    if (layout_check(NAME, bytes, len, data, DIM, ROWS, &f, &err) == -1) {
+    if (layout_check(NAME, bytes, len, data, DIM, ROWS, &f, NULL, &err) == -1) {
         assert(err.code == ERR_FORMAT || err.code == ERR_LIMIT);
         assert_refusal(&err, NAME ": ");
         return 0;

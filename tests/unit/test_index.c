@@ -7,7 +7,9 @@
 
 #include <cmocka.h>
 
+#include "../../src/index/codes.h"
 #include "../../src/index/factory.h"
+#include "../../src/index/faiss_extra.h"
 #include "../../src/index/screen.h"
 #include "recalld/blas.h"
 #include "recalld/index.h"
@@ -656,6 +658,71 @@ static void a_deadline_in_the_second_pass_keeps_what_the_first_found(void **stat
     free_vectors(&v);
 }
 
+/* Packed rows and an interest, and the places of some rows. */
+static void a_code_scores_nearly_what_its_row_does_and_the_same_everywhere(void **state)
+{
+    (void)state;
+    for (size_t dim = 1; dim < 300; dim += 9) {
+        struct vectors v = random_vectors(20, dim);
+        struct codes c = {mem_try_aligned(20, codes_stride(dim)), xcalloc(20, sizeof(float)),
+                          codes_stride(dim)};
+        struct probe p = {.v = xcalloc(codes_stride(dim), 1)};
+        float *interest = interests_near(&v, 1, 1), plain[24], picked[24];
+        uint32_t rows[20];
+
+        memset(row_of(&v, 0), 0, dim * sizeof(float));
+        for (size_t r = 0; r < v.rows; r++) {
+            codes_pack(&c, r, row_of(&v, r), dim);
+            rows[r] = any(20);
+        }
+        probe_pack(&p, interest, dim);
+        for (size_t n = 1; n <= 20; n++) {
+            codes_plain(&c, &p, rows, n, plain);
+            codes_pick()(&c, &p, rows, n, picked);
+            assert_memory_equal(plain, picked, n * sizeof *plain);
+        }
+        for (size_t i = 0; i < 20; i++) {
+            const float *x = row_of(&v, rows[i]);
+            float size = vec_norm(interest, dim) * vec_norm(x, dim);
+
+            assert_true(fabsf(plain[i] - vec_dot(interest, x, dim)) <= 0.015f * size);
+        }
+        free(c.bytes);
+        free(c.scale);
+        free(p.v);
+        free(interest);
+        free_vectors(&v);
+    }
+}
+
+/* Rows and interests at the ends of what integers hold: nothing overflows on the way. */
+static void codes_of_the_largest_sums_agree_too(void **state)
+{
+    const size_t dim = 4096;
+    struct vectors v = new_vectors(2, dim);
+    struct codes c = {mem_try_aligned(2, codes_stride(dim)), xcalloc(2, sizeof(float)), dim};
+    struct probe p = {.v = xcalloc(dim, 1)};
+    const uint32_t rows[] = {0, 1};
+    float plain[4], picked[4];
+
+    (void)state;
+    for (size_t d = 0; d < dim; d++) {
+        row_of(&v, 0)[d] = 1;
+        row_of(&v, 1)[d] = -1;
+    }
+    codes_pack(&c, 0, row_of(&v, 0), dim);
+    codes_pack(&c, 1, row_of(&v, 1), dim);
+    probe_pack(&p, row_of(&v, 0), dim);
+    codes_plain(&c, &p, rows, 2, plain);
+    codes_pick()(&c, &p, rows, 2, picked);
+    assert_memory_equal(plain, picked, 2 * sizeof *plain);
+    assert_true(fabsf(plain[0] - 4096) < 1 && fabsf(plain[1] + 4096) < 1);
+    free(c.bytes);
+    free(c.scale);
+    free(p.v);
+    free_vectors(&v);
+}
+
 static void shards_that_do_not_fit_are_refused(void **state)
 {
     struct vectors v = random_vectors(10, 4);
@@ -947,6 +1014,150 @@ static void more_effort_finds_more(void **state)
     }
 }
 
+static struct buf file_bytes(const char *path)
+{
+    struct err err = ERR_INIT;
+    struct buf bytes = BUF_INIT;
+
+    if (file_read(path, SIZE_MAX, &bytes, &err) == -1)
+        fail_msg("%s", err.text);
+    return bytes;
+}
+
+void faiss_Index_free(struct FaissIndex_H *index); /* of the C API, whose header defines OK */
+
+/* What Faiss' own search of the file finds of the best. */
+static double faiss_recall(const char *path, int effort)
+{
+    struct buf bytes = file_bytes(path);
+    char why[256] = "";
+    struct FaissIndex_H *faiss = extra_read(bytes.p, bytes.len, why, sizeof why);
+    float scores[INTERESTS * TOP];
+    int64_t labels[INTERESTS * TOP];
+    size_t both = 0;
+
+    assert_non_null(faiss);
+    assert_int_equal(extra_search(faiss, EXTRA_HNSW, effort, INTERESTS, cat.interests, TOP, scores,
+                                  labels, why, sizeof why),
+                     0);
+    for (size_t i = 0; i < INTERESTS * TOP; i++)
+        for (size_t j = i / TOP * TOP; j < (i / TOP + 1) * TOP; j++)
+            both += labels[i] + 1 == (int64_t)cat.best[j].row;
+    faiss_Index_free(faiss);
+    buf_clear(&bytes);
+    return (double)both / (INTERESTS * TOP);
+}
+
+static void a_graph_finds_no_less_than_faiss_does_in_it(void **state)
+{
+    static const int efforts[] = {50, 80, 120};
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(efforts); i++) {
+        struct built b;
+        struct index *ix;
+        double ours, theirs;
+
+        build_shards(&b, "HNSW6", efforts[i], 1);
+        ix = open_built(&b);
+        ours = recall(ix, 1);
+        theirs = faiss_recall(b.paths[0], efforts[i]);
+        if (ours < theirs || theirs < 0.5)
+            fail_msg("efSearch %d: recall %.3f, Faiss %.3f", efforts[i], ours, theirs);
+        index_free(ix);
+        remove_shards(&b);
+    }
+}
+
+static void a_graph_takes_less_memory_than_its_file(void **state)
+{
+    struct built b;
+    struct index *ix;
+    struct buf bytes;
+
+    (void)state;
+    build_shards(&b, "HNSW16", 50, 1);
+    ix = open_built(&b);
+    bytes = file_bytes(b.paths[0]);
+    assert_true(index_memory(ix) < bytes.len);
+    assert_true(index_memory(ix) > (ROWS - 1) * (DIM + sizeof(float) + sizeof(uint32_t)));
+    buf_clear(&bytes);
+    index_free(ix);
+    remove_shards(&b);
+}
+
+/* However late, what was found is in order, and no row comes twice; in time, it is all. */
+static void a_walk_that_is_cut_short_keeps_what_it_found(void **state)
+{
+    struct built b;
+    struct index *ix;
+    struct index_scratch *s = index_scratch_new();
+    struct index_query q = new_query(cat.interests, 6, 1000);
+    struct index_query all = new_query(cat.interests, 6, 1000);
+    uint64_t start;
+
+    (void)state;
+    build_shards(&b, "HNSW8", 1000, 1);
+    ix = open_built(&b);
+    index_search(ix, s, &all, 1);
+    start = clock_ns();
+    index_search(ix, s, &q, 1);
+    start = clock_ns() - start;
+    for (uint64_t part = 0; part <= 40; part++) {
+        q.deadline_ns = clock_ns() + start * part / 20;
+        index_search(ix, s, &q, 1);
+        if (!q.late)
+            assert_same_answer(&q, &all);
+        for (size_t i = 0; i < 6 * q.k; i++)
+            if (i % q.k > 0 && i % q.k < q.found[i / q.k])
+                assert_true(hit_order(q.hits[i - 1].score, q.hits[i - 1].row) >
+                            hit_order(q.hits[i].score, q.hits[i].row));
+    }
+    q.deadline_ns = 0;
+    index_search(ix, s, &q, 1);
+    assert_same_answer(&q, &all);
+    index_scratch_free(s);
+    index_free(ix);
+    remove_shards(&b);
+    free_query(&q);
+    free_query(&all);
+}
+
+static void a_graph_without_memory_is_an_error_or_a_failed_shard(void **state)
+{
+    struct built b;
+    struct index *ix = NULL;
+    struct err err = ERR_INIT;
+
+    (void)state;
+    build_shards(&b, "HNSW8", 20, 1);
+    b.spec.shards = b.shards;
+    for (unsigned n = 1; ix == NULL; n++) {
+        err_clear(&err);
+        mem_test_fail_at(n);
+        ix = index_open(&b.spec, &cat.v, &err);
+        mem_test_fail_at(0);
+        assert_true(ix != NULL || err.code == ERR_NOMEM);
+        assert_true((ix != NULL) == (n > 5));
+    }
+    for (unsigned n = 1; n <= 11; n++) {
+        struct index_query q = new_query(cat.interests, 5, 10);
+        struct index_scratch *s = index_scratch_new();
+
+        mem_test_fail_at(n);
+        index_search(ix, s, &q, 1);
+        mem_test_fail_at(0);
+        assert_true(q.shards_failed == 1 ? q.found[4] == 0 : n > 9 && q.found[4] == 10);
+        index_search(ix, s, &q, 1);
+        assert_int_equal(q.shards_failed, 0);
+        assert_int_equal(q.found[4], 10);
+        index_scratch_free(s);
+        free_query(&q);
+    }
+    index_free(ix);
+    remove_shards(&b);
+}
+
 static void fast_scan_and_flat_have_one_effort(void **state)
 {
     static const char *const fixed[] = {"Flat", "PQ16x4fs", "IVF64,PQ16x4fs"};
@@ -1156,16 +1367,6 @@ static void assert_refused(struct built *b, const struct vectors *v, enum err_co
     assert_string_equal(err.text, whole);
     assert_int_equal(err.code, code);
     free(whole);
-}
-
-static struct buf file_bytes(const char *path)
-{
-    struct err err = ERR_INIT;
-    struct buf bytes = BUF_INIT;
-
-    if (file_read(path, SIZE_MAX, &bytes, &err) == -1)
-        fail_msg("%s", err.text);
-    return bytes;
 }
 
 static void put_file(const char *path, const void *bytes, size_t len)
@@ -1423,11 +1624,17 @@ int main(void)
         cmocka_unit_test(all_screens_agree_to_the_bit),
         cmocka_unit_test(a_sample_that_misleads_costs_nothing_but_time),
         cmocka_unit_test(a_deadline_in_the_second_pass_keeps_what_the_first_found),
+        cmocka_unit_test(a_code_scores_nearly_what_its_row_does_and_the_same_everywhere),
+        cmocka_unit_test(codes_of_the_largest_sums_agree_too),
         cmocka_unit_test(shards_that_do_not_fit_are_refused),
         cmocka_unit_test(lack_of_memory_is_an_error_or_a_failed_shard),
         cmocka_unit_test(a_filter_is_the_union_of_its_lists_and_the_meeting_of_its_groups),
         cmocka_unit_test(every_factory_finds_most_of_what_is_best),
         cmocka_unit_test(more_effort_finds_more),
+        cmocka_unit_test(a_graph_finds_no_less_than_faiss_does_in_it),
+        cmocka_unit_test(a_graph_takes_less_memory_than_its_file),
+        cmocka_unit_test(a_walk_that_is_cut_short_keeps_what_it_found),
+        cmocka_unit_test(a_graph_without_memory_is_an_error_or_a_failed_shard),
         cmocka_unit_test(fast_scan_and_flat_have_one_effort),
         cmocka_unit_test(a_filtered_search_is_never_short),
         cmocka_unit_test(a_shard_that_fails_leaves_the_others_answering),
