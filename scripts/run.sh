@@ -115,6 +115,8 @@ show_answer() {
 Two more to try: a history of your own, and one of the demo's users.
   curl -s $url/recall --json '{"history": ["python3-flask", "python3-redis"], "n": 10}' | jq .
   curl -s $url/recall --json '{"user_id": "src:emacs", "n": 20, "explain": true}' | jq -rf scripts/answer.jq
+And an experiment between two models: 4,000 visitors, and whether one is better (docs/experiments.md).
+  demo/traffic.py --url $url && $recallctl ctr --journal $run/journal
 
 recalld answers on $url until you press Ctrl-C.
 TEXT

@@ -227,7 +227,7 @@ void svg_over_time(struct buf *out, const struct ctr_report *r, const struct rep
 
 #define ROW 22
 #define FOREST_LEFT 250
-#define FOREST_RIGHT 230
+#define FOREST_RIGHT 260
 
 /* The figures, and CTR once more without degraded answers. */
 #define FOREST_FIGURES (METRICS + 1)
