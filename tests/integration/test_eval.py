@@ -194,7 +194,6 @@ def test_the_table_tells_what_was_measured(bundle, some, tmp_path):
 
 
 def test_the_commands_of_evaluation_md_print_what_it_says(checkout):  # noqa: F811
-    (checkout / "demo").symlink_to(DEMO)
     for command, expected in commands("evaluation.md"):
         done = subprocess.run(["sh", "-c", command], cwd=checkout, capture_output=True, text=True, timeout=4 * PATIENCE,
                               check=True)
