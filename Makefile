@@ -94,7 +94,7 @@ bench_tools := $(filter-out $(benches),$(basename $(notdir $(wildcard tests/benc
 # exact search. Faiss is left out: its OpenMP threads meet in ways the sanitizer cannot see.
 shared := queue snapshot metrics recall behaviour redis registry journal experiment
 TSAN_TESTS ?= $(filter $(shared:%=test_%),$(tests))
-TSAN_PYTEST ?= $(wildcard $(patsubst %,tests/integration/test_%.py,http admin lifecycle experiments))
+TSAN_PYTEST ?= $(wildcard $(patsubst %,tests/integration/test_%.py,http admin lifecycle experiments journal))
 
 objects = $(patsubst %,$(BUILD)/$1/%.o,$(basename $2))
 test_programs = $(patsubst %,$(BUILD)/$1/tests/%,$(or $2,$(tests) $(fuzzers)))

@@ -38,9 +38,9 @@ struct experiment_checks {
     int n_max; /* recall.n_max, for arms that set n; 0 = not checked */
 };
 
-/* Reads and checks a whole file; NULL with *err set (USAGE; LIMIT when it is too large). The text
- * of an error begins with the place: "layers[1].arms[0].weight: ...", behind "NAME: " when `name`
- * is not NULL. `checks` NULL = only the file itself. */
+/* Reads and checks a whole file; NULL with *err set (USAGE). The text of an error begins with the
+ * place: "layers[1].arms[0].weight: ...", behind "NAME: " when `name` is not NULL. `checks` NULL =
+ * only the file itself. */
 struct experiments *experiments_parse(const char *name, const char *text, size_t len,
                                       const struct experiment_checks *checks, struct err *err)
     WARN_UNUSED;
@@ -118,6 +118,9 @@ const struct experiments *experiment_store_acquire(struct experiment_store *s);
  * holds, with a log line. */
 int experiment_store_load(struct experiment_store *s, const char *file,
                           const struct experiment_checks *checks, struct err *err) WARN_UNUSED;
+/* Once what was loaded serves: a put whose file was changed since is gone for good, and does not
+ * come back should the file ever be again what it was. */
+void experiment_store_settle(struct experiment_store *s);
 
 enum experiment_put {
     EXPERIMENT_PUT,      /* in effect, and on disk */

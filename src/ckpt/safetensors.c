@@ -344,16 +344,34 @@ static int put_values(struct file_out *to, const struct ckpt *c, const struct te
     return 0;
 }
 
+/* What we could not read again is not written. */
+static int check_header(const struct ckpt *c, const struct buf *header, struct err *err)
+{
+    const struct tensor *t = ckpt_find(c, METADATA);
+
+    if (t != NULL && tensor_is_floats(t))
+        return err_set(err, ERR_FORMAT,
+                       "%s: a tensor is named " METADATA
+                       ", which in a safetensors file is no tensor's name",
+                       c->name);
+    if (header->len - sizeof(uint64_t) > HEADER_MAX)
+        return err_set(err, ERR_LIMIT, "%s: names and metadata take %zu bytes, the limit is %d",
+                       c->name, header->len - sizeof(uint64_t), HEADER_MAX);
+    return 0;
+}
+
 int ckpt_convert(const struct ckpt *c, const char *path, struct err *err)
 {
-    struct buf header = BUF_INIT;
+    struct buf header = header_of(c);
     struct file_out *to;
     float *block;
     int result;
 
-    if (ckpt_verify(c, NULL, NULL, err) == -1 || (to = file_out_new(path, err)) == NULL)
+    if (check_header(c, &header, err) == -1 || ckpt_verify(c, NULL, NULL, err) == -1 ||
+        (to = file_out_new(path, err)) == NULL) {
+        buf_clear(&header);
         return -1;
-    header = header_of(c);
+    }
     block = xmalloc(CKPT_BLOCK);
     result = file_out_put(to, header.p, header.len, err);
     for (size_t i = 0; result == 0 && i < c->n_tensors; i++)

@@ -64,16 +64,25 @@ static int no_memory(struct err *err, size_t n, const char *what)
     return err_set(err, ERR_NOMEM, "no memory for more than %zu %s", n, what);
 }
 
-/* Counts a bad line, keeps what was wrong with the first ones, or, when that is asked for, fails.
- */
-static int bad_line(struct collector *k, struct bad_lines *bad, const char *place, struct err *why,
-                    struct err *err)
+/* Counts a bad line, keeps what was wrong with the first ones, whatever the round that found them,
+ * or, when that is asked for, fails. */
+static int bad_line(struct collector *k, struct bad_lines *bad, uint64_t line, const char *place,
+                    struct err *why, struct err *err)
 {
+    size_t shown = bad->n < BAD_SHOWN ? bad->n : BAD_SHOWN, i;
+
     if (k->ask->strict)
         return err_set(err, ERR_FORMAT, "%s: %s", place, why->text);
-    if (bad->n < BAD_SHOWN)
-        bad->first[bad->n] = xasprintf("%s: %s", place, why->text);
     bad->n++;
+    if (shown == BAD_SHOWN && line > bad->at[--shown])
+        return 0;
+    free(bad->first[shown]);
+    for (i = shown; i > 0 && bad->at[i - 1] > line; i--) {
+        bad->at[i] = bad->at[i - 1];
+        bad->first[i] = bad->first[i - 1];
+    }
+    bad->at[i] = line;
+    bad->first[i] = xasprintf("%s: %s", place, why->text);
     return 0;
 }
 
@@ -159,7 +168,8 @@ static int read_events(struct collector *k, struct journal_reader *r, bool *full
         if (n % SHOW_EVERY == 0)
             show(k, r, "reading events");
         if (scan_event(line, len, &e, &why) == -1) {
-            if (k->counting && bad_line(k, &k->c->bad_events, journal_reader_place(r), &why, err))
+            if (k->counting &&
+                bad_line(k, &k->c->bad_events, n, journal_reader_place(r), &why, err) == -1)
                 return -1;
             continue;
         }
@@ -214,8 +224,8 @@ static int load_round(struct collector *k, struct journal_reader *r, struct err 
         return -1;
     if (full)
         return err_set(err, ERR_LIMIT,
-                       "there are more events than at first: is the journal being "
-                       "written to? Name finished files");
+                       "the events of one round do not fit into the memory that --memory allows: "
+                       "a few answers have very many of them, or the journal is being written to");
     return events_sort(&k->events, err);
 }
 
@@ -292,6 +302,8 @@ static void take_name(struct raw r, struct buf *name)
 
         if (c < 0x20 || c == 0x7f || (c >= 0x80 && !text))
             name->p[i] = '?';
+        else if (c == 0xc2 && (unsigned char)name->p[i + 1] < 0xa0) /* U+0080 to U+009F */
+            name->p[i] = name->p[i + 1] = '?';
     }
 }
 
@@ -656,7 +668,7 @@ static int read_served(struct collector *k, struct journal_reader *r, struct err
             return -1;
         k->c->bad_served.good += mine == 1 && why.code == ERR_NONE;
         if (why.code != ERR_NONE && (mine == 1 || k->round == 0) &&
-            bad_line(k, &k->c->bad_served, journal_reader_place(r), &why, err) == -1)
+            bad_line(k, &k->c->bad_served, n, journal_reader_place(r), &why, err) == -1)
             return -1;
     }
     for (size_t i = 0; i < k->events.n; i++) {
@@ -703,6 +715,35 @@ static int read_all(struct collector *k, struct journal_reader *served,
     return mostly_good(&k->c->bad_served, "--served", err);
 }
 
+/* Ascending: which was met first depends on the rounds. */
+static void sort_versions(struct collected *c)
+{
+    size_t place[VERSIONS_MAX];
+    int64_t versions[VERSIONS_MAX];
+    uint64_t answers[VERSIONS_MAX] = {0};
+
+    memcpy(versions, c->versions, sizeof versions);
+    for (size_t i = 0; i < c->n_versions; i++) {
+        place[i] = 0;
+        for (size_t j = 0; j < c->n_versions; j++)
+            place[i] += versions[j] < versions[i];
+        c->versions[place[i]] = versions[i];
+    }
+    for (size_t i = 0; i < c->units.n; i++) {
+        struct unit *u = keyed_row(&c->units, i);
+
+        u->version = (uint8_t)place[u->version];
+    }
+    for (size_t l = 0; l < c->n_layers; l++)
+        for (size_t a = 0; a < c->layers[l].n_arms; a++) {
+            uint64_t *of_arm = c->layers[l].arms[a]->versions;
+
+            for (size_t i = 0; i < c->n_versions; i++)
+                answers[place[i]] = of_arm[i];
+            memcpy(of_arm, answers, sizeof answers);
+        }
+}
+
 int collect(const struct ctr_ask *ask, struct collected *c, progress_fn *progress, void *arg,
             struct err *err)
 {
@@ -724,6 +765,7 @@ int collect(const struct ctr_ask *ask, struct collected *c, progress_fn *progres
             goto out;
     }
     result = read_all(&k, served, events, err);
+    sort_versions(c);
 out:
     journal_reader_free(served);
     journal_reader_free(events);

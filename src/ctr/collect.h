@@ -77,6 +77,7 @@ struct seen_layer {
 #define BAD_SHOWN 5
 struct bad_lines {
     uint64_t n, good;
+    uint64_t at[BAD_SHOWN]; /* the number of the line, all files counted through */
     char *first[BAD_SHOWN];
 };
 

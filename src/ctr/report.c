@@ -194,10 +194,25 @@ static void say_left_out(struct ctr_report *r)
         NOTE(r, "%llu files end in the middle of a line, which is left out", (ull)c->torn);
 }
 
-static void say_all(struct ctr_report *r)
+/* Layers of the experiments file that the journal lacks. */
+static void say_absent(struct ctr_report *r, const struct experiments *e)
+{
+    for (int i = 0; e != NULL && i < experiments_layers(e); i++) {
+        const char *name = experiments_layer_name(e, i);
+        size_t at = 0;
+
+        while (at < r->n_layers && strcmp(r->layers[at].seen->name, name) != 0)
+            at++;
+        if (at == r->n_layers)
+            NOTE(r, "layer %s of the experiments is in no answer", name);
+    }
+}
+
+static void say_all(struct ctr_report *r, const struct experiments *e)
 {
     for (size_t i = 0; i < r->n_layers; i++)
         say_layer(r, &r->layers[i]);
+    say_absent(r, e);
     say_bad(r, &r->c.bad_served, "answers");
     say_bad(r, &r->c.bad_events, "events");
     say_samples(r);
@@ -466,8 +481,10 @@ static void check_versions(struct ctr_report *r, const struct places *places)
     for (size_t i = 0; i < r->c.units.n; i++) {
         const struct unit *u = unit_at(r, i);
 
+        size_t arm = (size_t)(places->arm[u->layer][u->arm] - places->layer[u->layer]->arms);
+
         if (!u->crossed)
-            counts[u->layer * size + (size_t)u->version * ARMS_MAX + u->arm]++;
+            counts[u->layer * size + (size_t)u->version * ARMS_MAX + arm]++;
     }
     for (size_t i = 0; i < r->c.n_layers; i++) {
         struct report_layer *l = places->layer[i];
@@ -569,7 +586,7 @@ static int figure(struct ctr_report *r, const struct ctr_ask *ask, struct err *e
     }
     split(r, places, ask->aa);
     check_splits(r);
-    say_all(r);
+    say_all(r, ask->experiments);
     free(places);
     return 0;
 }

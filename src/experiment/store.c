@@ -1,9 +1,12 @@
 /* store.c - which experiments are in effect: from a file, or put by a client over it.
  *
  * What a client put is kept in the state file with the SHA-256 of the file it replaced. As long as
- * the file is that one, what was put holds; another file wins, so that files stay the truth. */
+ * the file is that one, what was put holds; another file wins, so that files stay the truth, and
+ * the state file goes once that one serves. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "experiment_impl.h"
 #include "recalld/metrics.h"
@@ -19,6 +22,7 @@ struct experiment_store {
     struct counts *counts;
     pthread_mutex_t change; /* the state file and what is in effect move together */
     bool loaded;
+    bool superseded;              /* the state file replaced another file than that */
     char file_sha256[SHA256_HEX]; /* of the file as it was read last */
     char *state_dir, *state_path; /* state_path NULL = nothing can be put */
 };
@@ -132,17 +136,16 @@ static int read_file(const char *file, struct buf *text, struct err *err)
 }
 
 /* Under `change`. */
-static struct experiments *choose(const struct experiment_store *s, const char *file,
+static struct experiments *choose(const struct experiment_store *s, bool *other, const char *file,
                                   const struct buf *text, const char *sha256,
                                   const struct experiment_checks *checks, struct err *err)
 {
     struct experiments *e = NULL;
     json_t *json = NULL;
     const char *put = NULL;
-    bool other = false;
-    int kept = read_state(s, sha256, &json, &put, &other, err);
+    int kept = read_state(s, sha256, &json, &put, other, err);
 
-    if (other)
+    if (*other)
         LOG_WARN("experiments_file_wins",
                  "file=%s it is another one than what %s replaced: that is no longer in effect",
                  file, s->state_path);
@@ -155,21 +158,32 @@ static struct experiments *choose(const struct experiment_store *s, const char *
     return e;
 }
 
+void experiment_store_settle(struct experiment_store *s)
+{
+    pthread_mutex_lock(&s->change);
+    if (s->superseded && unlink(s->state_path) == -1 && errno != ENOENT)
+        LOG_WARN("experiments_state", "%s cannot be deleted: %s", s->state_path, strerror(errno));
+    s->superseded = false;
+    pthread_mutex_unlock(&s->change);
+}
+
 int experiment_store_load(struct experiment_store *s, const char *file,
                           const struct experiment_checks *checks, struct err *err)
 {
     struct buf text = BUF_INIT;
     char sha256[SHA256_HEX];
     struct experiments *e = NULL;
+    bool other = false;
 
     pthread_mutex_lock(&s->change);
     if (read_file(file, &text, err) == 0) {
         sha256_hex(text.p, text.len, sha256);
-        e = choose(s, file, &text, sha256, checks, err);
+        e = choose(s, &other, file, &text, sha256, checks, err);
     }
     if (e != NULL) {
         memcpy(s->file_sha256, sha256, sizeof s->file_sha256);
         s->loaded = true;
+        s->superseded = other;
         put_into_effect(s, e);
     }
     pthread_mutex_unlock(&s->change);
@@ -219,6 +233,7 @@ static enum experiment_put put(struct experiment_store *s, const char *text, siz
         experiments_release(e);
         return EXPERIMENT_FAILED;
     }
+    s->superseded = false;
     put_into_effect(s, e);
     LOG_INFO("experiments_put", "version=%lld sha256=%s", (long long)e->version, e->sha256);
     return EXPERIMENT_PUT;

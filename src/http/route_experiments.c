@@ -64,6 +64,7 @@ static int replace_beside(void *arg, const struct bundle_set *set, struct ref **
 {
     struct request *r = arg;
     struct experiment_store *store = r->server->on.experiments;
+    const struct experiments *e;
     struct experiment_checks checks = {bundle_known, (void *)(uintptr_t)set,
                                        recall_n_max(r->server->on.recall)};
     enum experiment_put result =
@@ -74,21 +75,19 @@ static int replace_beside(void *arg, const struct bundle_set *set, struct ref **
         take_field(r);
     if (result != EXPERIMENT_PUT)
         return -1;
-    *beside = (struct ref *)(uintptr_t)experiment_store_acquire(store);
+    /* Here, where no reload can come between, they are those that were put. */
+    e = experiment_store_acquire(store);
+    buf_printf(&r->answer, "{\"version\":%lld,\"sha256\":\"%s\"}\n",
+               (long long)experiments_version(e), experiments_sha256(e));
+    put_etag(r, e);
+    *beside = (struct ref *)(uintptr_t)e;
     return 0;
 }
 
 static void replace(struct request *r)
 {
-    const struct experiments *e;
-
-    if (registry_set_beside(r->server->on.registry, replace_beside, r, &r->err) == -1)
-        return;
-    e = experiment_store_acquire(r->server->on.experiments);
-    buf_printf(&r->answer, "{\"version\":%lld,\"sha256\":\"%s\"}\n",
-               (long long)experiments_version(e), experiments_sha256(e));
-    put_etag(r, e);
-    experiments_release(e);
+    if (registry_set_beside(r->server->on.registry, replace_beside, r, &r->err) == 0)
+        r->status = 200;
 }
 
 enum MHD_Result route_replace(struct request *r)

@@ -519,7 +519,7 @@ static void start_again(const struct batch *b, size_t lane)
     l->n_aside = t->n;
     memcpy(t->keys + top_room(l->k), t->keys, t->n * sizeof *t->keys);
     l->guess = -INFINITY;
-    start_top(b, lane, l->k, t->n == l->k ? key_score(top_least(t)) : -INFINITY);
+    start_top(b, lane, l->k, l->k > 0 && t->n == l->k ? key_score(top_least(t)) : -INFINITY);
 }
 
 /* False when some of the query's lanes have to be searched again. */

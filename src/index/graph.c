@@ -263,7 +263,8 @@ static void take_in(const struct graph *g, struct walk *w)
     for (size_t i = 0; i < m; i++) /* of these, some will be looked from */
         __builtin_prefetch(&g->first[entry_row(w->came[i])]);
     top_sort(w->came, m);
-    merge(w, m);
+    /* Rows are not remembered above the lowest level, so a second one might be there already. */
+    merge(w, w->level > 0 && m > 1 ? 1 : m);
 }
 
 /* The best that have not been looked from. */

@@ -24,7 +24,6 @@ struct graph_search {
     size_t n, dim;
     size_t effort; /* the walk looks from so many of the best rows it has seen */
     size_t ask;    /* rows wanted */
-    bool together; /* over all interests: see struct index_query */
     int64_t *rows; /* out (n, ask), best first by the bytes; then -1 */
 };
 

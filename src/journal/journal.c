@@ -142,6 +142,15 @@ int journal_claim(struct journal *j, struct err *err)
     return err_set(err, ERR_CONFLICT, "journal.dir: %s: another process writes here", j->dir);
 }
 
+bool journal_owns(struct journal *j)
+{
+    struct stat held, named;
+    int fd = atomic_load(&j->lock_fd);
+
+    return fd != -1 && fstat(fd, &held) == 0 && stat(j->dir, &named) == 0 &&
+           held.st_dev == named.st_dev && held.st_ino == named.st_ino;
+}
+
 /* Only what no waiting will mend stops the start. */
 static int first_claim(struct journal *j, struct err *err)
 {

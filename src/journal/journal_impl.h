@@ -44,7 +44,7 @@ struct journal_seen;
 struct journal {
     /* of the configuration; `dir` and the key do not change */
     char *dir;
-    int lock_fd; /* -1 = the folder could not be locked yet */
+    atomic_int lock_fd; /* the writer's to change; -1 = the folder could not be locked yet */
     uint64_t rotate_bytes, rotate_ns, fsync_ns;
     uint64_t retain_bytes;
     int retain_days;
@@ -87,6 +87,8 @@ extern int journal_sync_seconds, journal_sync_failures, journal_files, journal_d
 uint64_t journal_lost(void);
 /* The folder is there, and ours alone. ERR_CONFLICT when it is another process'. */
 int journal_claim(struct journal *j, struct err *err) WARN_UNUSED;
+/* Is what is at the folder's path now what was claimed? */
+bool journal_owns(struct journal *j);
 /* Waits under `lock` for a signal or until the moment. */
 void journal_wait(struct journal *j, uint64_t until_ns);
 
@@ -95,8 +97,6 @@ void journal_wait(struct journal *j, uint64_t until_ns);
 void *journal_write(void *journal);
 void *journal_sync(void *journal);
 void *journal_keep(void *journal);
-/* One look of the keeper. */
-void journal_look(struct journal *j);
 
 /* ---- events.c ---- */
 

@@ -67,6 +67,12 @@ static void drop_file(struct journal *j, const char *name)
     free(path);
 }
 
+/* From the beginning of a file to the moment when even its last line is old enough to go. */
+static int64_t longest_ms(const struct journal *j)
+{
+    return j->retain_days * DAY_MS + (int64_t)(j->rotate_ns / 1000000);
+}
+
 static void delete_old(struct journal *j)
 {
     char oldest[JOURNAL_STAMP_LEN + 1] = "";
@@ -77,7 +83,7 @@ static void delete_old(struct journal *j)
     if (journal_names_list(&names, j->dir, &err) == -1)
         return; /* the writer says so */
     if (j->retain_days > 0)
-        journal_stamp(clock_wall_ms() - j->retain_days * DAY_MS, oldest);
+        journal_stamp(clock_wall_ms() - longest_ms(j), oldest);
     for (size_t i = 0; i < names.n; i++)
         total += size_of(j, names.list[i]);
     if (names.n > 0)
@@ -97,25 +103,48 @@ static void delete_old(struct journal *j)
     journal_names_clear(&names);
 }
 
-/* What a compression that was interrupted has left: NAME.RANDOM.tmp */
+/* NAME.RANDOM.tmp: a compression was interrupted. */
+static bool is_half(const char *entry)
+{
+    char *name = xstrdup(entry), *tmp = strstr(name, ".tmp");
+    struct journal_name parsed;
+    bool half = tmp != NULL && tmp[4] == '\0';
+
+    if (half) {
+        *tmp = '\0';
+        if (strrchr(name, '.') != NULL)
+            *strrchr(name, '.') = '\0';
+        half = journal_name_parse(name, &parsed) && parsed.form != JOURNAL_PLAIN;
+    }
+    free(name);
+    return half;
+}
+
+/* Its compressed form is there, whole: the process ended before it deleted this one. */
+static bool is_double(struct journal *j, const char *entry)
+{
+    struct journal_name parsed;
+    bool found = false;
+
+    if (!journal_name_parse(entry, &parsed) || parsed.form != JOURNAL_PLAIN)
+        return false;
+    for (int form = JOURNAL_GZIP; form <= JOURNAL_ZSTD; form++) {
+        char *path = xasprintf("%s/%s%s", j->dir, entry, journal_suffixes[form]);
+
+        found = found || access(path, F_OK) == 0;
+        free(path);
+    }
+    return found;
+}
+
 static void delete_leftovers(struct journal *j)
 {
     DIR *d = opendir(j->dir);
     struct dirent *entry;
 
-    while (d != NULL && (entry = readdir(d)) != NULL) {
-        char *name = xstrdup(entry->d_name), *tmp = strstr(name, ".tmp");
-        struct journal_name parsed;
-
-        if (tmp != NULL && tmp[4] == '\0') {
-            *tmp = '\0';
-            if (strrchr(name, '.') != NULL)
-                *strrchr(name, '.') = '\0';
-            if (journal_name_parse(name, &parsed) && parsed.form != JOURNAL_PLAIN)
-                drop_file(j, entry->d_name);
-        }
-        free(name);
-    }
+    while (d != NULL && (entry = readdir(d)) != NULL)
+        if (is_half(entry->d_name) || is_double(j, entry->d_name))
+            drop_file(j, entry->d_name);
     if (d != NULL)
         closedir(d);
 }
@@ -127,12 +156,17 @@ static void compress(struct journal *j, const char *name)
     char *from = path_join(j->dir, name);
     char *to = xasprintf("%s%s", from, journal_suffixes[j->compress]);
     struct err err = ERR_INIT;
+    struct stat st;
     int done = codec_pack(from, to, j->compress, &j->stopping, &err);
 
     if (done == -1)
         complain("compress", from, err.text);
-    else if (done == 1 && unlink(from) == -1)
-        complain("delete", from, strerror(errno));
+    if (done == 1) {
+        if (stat(from, &st) == 0)
+            chmod(to, st.st_mode & 0777); /* there are file systems without modes */
+        if (unlink(from) == -1)
+            complain("delete", from, strerror(errno));
+    }
     free(from);
     free(to);
 }
@@ -181,18 +215,24 @@ static void block_signals(void)
     pthread_sigmask(SIG_BLOCK, &too_large, NULL);
 }
 
+static void look(struct journal *j)
+{
+    delete_leftovers(j);
+    delete_old(j);
+    compress_complete(j);
+}
+
 void *journal_keep(void *journal)
 {
     struct journal *j = journal;
 
     block_signals();
     thread_background();
-    delete_leftovers(j);
     while (!atomic_load(&j->stopping)) {
         uint64_t next = clock_ns() + LOOK_NS;
 
-        delete_old(j);
-        compress_complete(j);
+        if (journal_owns(j)) /* or another process' open files would look complete */
+            look(j);
         pthread_mutex_lock(&j->lock);
         while (!j->look && !atomic_load(&j->stopping) && clock_ns() < next)
             journal_wait(j, next);

@@ -48,14 +48,6 @@ static void retire(struct journal *j, enum journal_kind kind)
     pthread_mutex_unlock(&j->lock);
 }
 
-static bool folder_is_ours(struct journal *j)
-{
-    struct stat held, named;
-
-    return j->lock_fd != -1 && fstat(j->lock_fd, &held) == 0 && stat(j->dir, &named) == 0 &&
-           held.st_dev == named.st_dev && held.st_ino == named.st_ino;
-}
-
 /* Named and shown to the keeper before it is there: what the keeper finds in the folder and nobody
  * has open is complete. */
 static struct journal_file *begin_file(struct journal *j, enum journal_kind kind, int *why)
@@ -104,7 +96,7 @@ static struct journal_file *current_file(struct journal *j, enum journal_kind ki
     if (f != NULL)
         return f;
     errno = 0;
-    if (!folder_is_ours(j) && journal_claim(j, &err) == -1) {
+    if (!journal_owns(j) && journal_claim(j, &err) == -1) {
         *why = err.code == ERR_CONFLICT ? EBUSY : errno != 0 ? errno : EIO;
         return NULL;
     }
@@ -115,7 +107,7 @@ static bool folder_is_there(struct journal *j)
 {
     struct err ignored = ERR_INIT;
 
-    return folder_is_ours(j) || journal_claim(j, &ignored) == 0;
+    return journal_owns(j) || journal_claim(j, &ignored) == 0;
 }
 
 /* ---- a ring -------------------------------------------------------------------------------- */
@@ -291,14 +283,18 @@ static void retire_old(struct journal *j)
 static void end(struct writer *w)
 {
     struct journal *j = w->j;
+    size_t lost = 0;
 
     empty_rings(w);
     for (struct journal_ring *r = atomic_load(&j->rings); r != NULL; r = r->next) {
-        size_t tail = atomic_load(&r->tail);
+        size_t tail = atomic_load(&r->tail), n = lines_in(r, tail, atomic_load(&r->head) - tail);
 
-        metric_add(journal_dropped[r->kind][LOST_WRITE_FAILED],
-                   lines_in(r, tail, atomic_load(&r->head) - tail));
+        metric_add(journal_dropped[r->kind][LOST_WRITE_FAILED], n);
+        lost += n;
     }
+    if (lost > 0) /* the last that anybody hears of them */
+        LOG_WARN("journal_lost", "dir=%s lines=%zu the disk took nothing until the end", j->dir,
+                 lost);
     for (int k = 0; k < JOURNAL_KINDS; k++)
         retire(j, (enum journal_kind)k);
 }

@@ -294,10 +294,18 @@ static void print_plain(struct buf *b)
 #define INDENT 10
 #define LINE_WIDTH 100
 
+/* Lines are ours to break: what has been put since `begin` came from outside. */
+static void in_one_line(struct buf *b, size_t begin)
+{
+    for (size_t i = begin; i < b->len; i++)
+        if (b->p[i] == '\n')
+            b->p[i] = '?';
+}
+
 /* Text from column `at` on, its lines broken at blanks and indented as the first. */
 static void put_wrapped(struct buf *b, size_t at, const char *text)
 {
-    size_t column = at;
+    size_t column = at, begin;
 
     while (*text != '\0') {
         size_t blanks = strspn(text, " "), word = strcspn(text + blanks, " ");
@@ -308,7 +316,9 @@ static void put_wrapped(struct buf *b, size_t at, const char *text)
             blanks = 0;
             column = at;
         }
+        begin = b->len;
         buf_put(b, text, blanks + word);
+        in_one_line(b, begin);
         column += blanks + word;
         text += blanks + word;
     }
@@ -462,8 +472,10 @@ static void put_row(struct buf *b, const struct report *r, size_t i, int width)
 {
     const struct tensor *t = ckpt_at(r->c, i);
     const struct model_finding *use = find(&r->found, FINDING_TENSOR, t->name);
+    size_t begin = b->len;
 
     buf_printf(b, "%-*s", width, t->name);
+    in_one_line(b, begin);
     if (strlen(t->name) > (size_t)width)
         buf_printf(b, "\n%-*s", width, "");
     buf_putc(b, ' ');
@@ -582,9 +594,13 @@ static void print_left_out(const struct ckpt *c)
 
     for (size_t i = 0; i < ckpt_count(c); i++) {
         const struct tensor *t = ckpt_at(c, i);
+        size_t begin = b.len;
 
-        if (t->dtype > DTYPE_BF16)
-            buf_printf(&b, "left out, since it holds no floats: %s (%s)\n", t->name, dtype_of(t));
+        if (t->dtype <= DTYPE_BF16)
+            continue;
+        buf_printf(&b, "left out, since it holds no floats: %s (%s)", t->name, dtype_of(t));
+        in_one_line(&b, begin);
+        buf_putc(&b, '\n');
     }
     print_plain(&b);
 }

@@ -105,6 +105,17 @@ static int no_command(char *const *argv)
     return 2;
 }
 
+/* It quotes what files hold: what would move a terminal's cursor is shown as '?'. */
+static void print_error(struct err *err)
+{
+    for (char *p = err->text; *p != '\0'; p++)
+        if ((unsigned char)*p < ' ' || *p == 0x7f)
+            *p = '?';
+        else if ((unsigned char)p[0] == 0xc2 && (unsigned char)p[1] < 0xa0)
+            p[0] = p[1] = '?'; /* U+0080 to U+009F */
+    fprintf(stderr, "recallctl: %s\n", err->text);
+}
+
 static int run(const struct command *cmd, char *const *argv)
 {
     struct err err = ERR_INIT;
@@ -119,7 +130,7 @@ static int run(const struct command *cmd, char *const *argv)
         result = err_set(&err, ERR_IO, "cannot write the result");
     if (result >= 0)
         return result;
-    fprintf(stderr, "recallctl: %s\n", err.text);
+    print_error(&err);
     if (err.code == ERR_USAGE)
         fprintf(stderr, "recallctl help %s says what it takes\n", cmd->name);
     return err.code == ERR_USAGE ? 2 : 1;

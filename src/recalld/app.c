@@ -276,6 +276,8 @@ static void *work(void *arg)
 
     j->result = j->reload ? prepare_reload(a, j)
                           : load_bundles(a->registry, &a->companion, a->config, &j->err);
+    if (j->result == 0)
+        experiment_store_settle(a->companion.experiments);
     if (write(a->done_fd, &one, sizeof one) == -1)
         abort(); /* an eventfd that counts to one cannot refuse */
     return NULL;

@@ -265,7 +265,8 @@ def test_the_files_of_every_codebase_are_told_by_their_tensors(case):
     assert wanted["variant"] in [v["variant"] for v in facts["variants"]]
     assert all(v["refused"] is None for v in facts["variants"])
     to_say = {o["option"] for o in facts["untold"] if o["value"] is None}
-    assert to_say <= set(wanted["options"]) or wanted["options"].get("init", "").startswith("file:")
+    told_by_file = {"interests", "max_history"} if wanted["options"].get("init", "").startswith("file:") else set()
+    assert to_say <= set(wanted["options"]) | told_by_file
     assert (len(facts["variants"]) > 1) == ("variant" in wanted["options"])
 
 
@@ -274,6 +275,19 @@ def test_names_cannot_move_the_cursor(tmp_path):
     text = good("ckpt", "show", tmp_path / "m.safetensors")
     assert "a?[2Jb??c" in text and "note = x?]0;y?" in text
     assert shown(tmp_path / "m.safetensors")["tensors"][0]["name"] == "a\x1b[2Jb\u009bc"
+
+
+def test_names_in_errors_cannot_move_the_cursor(tmp_path):
+    header = json.dumps({"a\x1b[2J\nb\u009bc": {"dtype": "F32", "shape": [2]}}).encode()
+    (tmp_path / "m").write_bytes(struct.pack("<Q", len(header)) + header)
+    assert "a?[2J?b??c" in refused(1, "ckpt", "show", tmp_path / "m")
+
+
+def test_names_cannot_add_lines(tmp_path):
+    path = safetensors(tmp_path / "m", {"a\nmodel      b": (2,)}, **{"note\nmodel": "c\nmodel      d"})
+    text = good("ckpt", "show", path)
+    assert "a?model      b" in text and "note?model = c?model      d" in text
+    assert len(re.findall("^model ", text, re.M)) == 1
 
 
 # ---- damage ----------------------------------------------------------------------------------------
@@ -324,6 +338,12 @@ def test_convert_keeps_values_and_metadata(tmp_path):
     one, two = shown(path), shown(tmp_path / "b")
     assert one.pop("file") != two.pop("file")
     assert one == two and one["metadata"] == {"variant": "thudm-mind", "interests": "3"}
+
+
+def test_convert_writes_nothing_that_cannot_be_read_again(tmp_path):
+    path = comirec(tmp_path, __metadata__=(2, 2))
+    assert "a tensor is named __metadata__" in refused(1, "ckpt", "convert", path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_convert_replaces_a_file_only_when_it_is_told_to(tmp_path):

@@ -2,6 +2,7 @@
 import gzip
 import json
 import math
+import os
 import random
 import re
 import subprocess
@@ -255,6 +256,14 @@ def test_arms_that_the_experiments_do_not_know_cannot_be_checked(tmp_path):
     assert "!! layer model: the sample ratio is not checked" in text
 
 
+def test_a_layer_that_is_lost_altogether_is_told(tmp_path):
+    j = Journal(tmp_path / "j")
+    for i in range(20):
+        j.answer(f"u{i}", "ab"[i % 2], arms={"merge": "ab"[i % 2]})
+    file = experiments(tmp_path / "experiments.json", a=0.5, b=0.5)
+    assert "layer model of the experiments is in no answer" in good("--served", j.write(), "--experiments", file)
+
+
 def test_the_unit_of_a_layer_may_be_the_request(tmp_path):
     j = Journal(tmp_path / "j")
     for i in range(200):
@@ -348,16 +357,65 @@ def without_rounds(text):
 
 @pytest.mark.parametrize("key", ["serve_id", "request_id"])
 def test_little_memory_takes_rounds_and_gives_the_same(tmp_path, key):
-    folder = messy(tmp_path / "j", users=1500, key=key).write()
+    j = messy(tmp_path / "j", seed=4, users=1500, key=key)
+    rng = random.Random(4)
+    for n, answer in enumerate(j.served):
+        answer["experiments"] = rng.choice([1, 1, 2, 3, 7])
+        if n % 97 == 0:
+            answer["items"] = ["a", 5]
+    folder = j.write()
     whole, parts = good("--journal", folder, "--json"), good("--journal", folder, "--json", "--memory", 1)
     assert json.loads(whole)["served"]["rounds"] == 1 and json.loads(parts)["served"]["rounds"] >= 2
+    assert json.loads(whole)["served"]["bad_lines"] > 5
     assert without_rounds(whole) == without_rounds(parts)
+
+
+def with_memory(*args):
+    """The report, and how many megabytes it took at most."""
+    with subprocess.Popen([RECALLCTL, "ctr", *args, "--json"], stdout=subprocess.PIPE, text=True) as running:
+        got = json.loads(running.stdout.read())
+        _, status, used = os.wait4(running.pid, 0)
+        running.returncode = os.waitstatus_to_exitcode(status)
+    assert running.returncode == 0
+    return got, used.ru_maxrss / 1024
+
+
+def test_a_journal_larger_than_the_memory_is_streamed(tmp_path):
+    """100 MB of answers by a hundred users, and a click now and then."""
+    items = json.dumps([f"item-{i:06}" for i in range(200)])
+    rest = (f'"items":{items},"scores":{json.dumps([0.5 - i / 1000 for i in range(200)])},'
+            f'"by":{json.dumps([i % 4 for i in range(200)])}}}\n')
+    count = 100_000_000 // len(rest)
+    journal = Journal(tmp_path)
+    first = journal.answer("u", "control")
+    with (tmp_path / "served-big.jsonl").open("w") as served, (tmp_path / "events-big.jsonl").open("w") as events:
+        for i in range(count):
+            arm = "ab"[i % 100 % 2]
+            line = {**first, "serve_id": f"s{i}", "request_id": f"r{i}", "user_id": f"u{i % 100}", "arms": {"model": arm}}
+            served.write(json.dumps({k: v for k, v in line.items() if k not in ("items", "scores", "by")})[:-1] + "," + rest)
+            if i % 10 == 0:
+                for n, kind in enumerate(("exposed", "clicked")[:1 + (i % 20 == 0)]):
+                    events.write(json.dumps({"v": 1, "ts_ms": first["ts_ms"] + 9, "received_ms": first["ts_ms"] + 9, "event": kind,
+                                             "serve_id": f"s{i}", "item_id": "item-000007", "event_id": f"e{i}/{n}"}) + "\n")
+    journal.event("clicked", first, "a")
+    _, least = with_memory("--journal", journal.write())
+    got, used = with_memory("--served", served.name, "--events", events.name)
+    assert sum(arm["answers"] for arm in got["layers"][0]["arms"]) == count
+    assert used - least < 32
 
 
 def test_rounds_need_one_way_to_name_answers(tmp_path):
     folder = messy(tmp_path / "j", users=1500).write()
     assert re.match(r"\d+ events do not fit into the memory that --memory allows.*: \d+ MB would do",
                     refused(1, "--journal", folder, "--memory", 1))
+
+
+def test_an_answer_of_more_events_than_memory_is_told(tmp_path):
+    j = Journal(tmp_path / "j")
+    answer = j.answer("u", "a")
+    for i in range(25000):
+        j.event("clicked", answer, f"i{i}")
+    assert "a few answers have very many of them" in refused(1, "--journal", j.write(), "--memory", 1)
 
 
 def test_compressed_files_give_the_same(tmp_path, mess):
@@ -457,9 +515,9 @@ def test_the_page_needs_nothing_else_and_shows_what_the_table_says(world, tmp_pa
 def test_names_cannot_break_out_of_the_page(tmp_path):
     j = Journal(tmp_path / "j")
     for i in range(10):
-        j.event("exposed", j.answer(f"u{i}", ["<script>", "&b\"\u001b[2J"][i % 2]), "a")
+        j.event("exposed", j.answer(f"u{i}", ["<script>", "&b\"\u001b[2J\u009b"][i % 2]), "a")
     page = tmp_path / "report.html"
-    assert "\x1b" not in good("--journal", j.write(), "--html", page)
+    assert not set("\x1b\x9b") & set(good("--journal", j.write(), "--html", page))
     assert "<script" not in page.read_text() and "&lt;script&gt;" in page.read_text()
 
 

@@ -250,11 +250,16 @@ def test_what_was_answered_200_survives_a_kill(own):
 
 def test_a_changed_file_wins_over_what_was_put(own, file):
     daemon = own(experiments(1))
+    first = file.read_text()
     assert put(daemon, experiments(2)).status == 200
     file.write_text(json.dumps(experiments(3)))
     assert "reloaded" in daemon.reload()
     assert version(daemon) == 3
     assert len(daemon.log_lines("experiments_file_wins")) == 1
+    file.write_text(first)  # what was put over it does not come back
+    assert "reloaded" in daemon.reload()
+    assert version(daemon) == 1
+    file.write_text(json.dumps(experiments(3)))
     assert daemon.stop() == 0
     assert version(own()) == 3
 

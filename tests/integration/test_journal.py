@@ -194,6 +194,25 @@ def test_a_file_in_place_of_the_folder_costs_lines_and_no_request(own, tmp_path)
     assert last["serve_id"] in [r["serve_id"] for r in lines(tmp_path / "journal")]
 
 
+def test_what_could_not_be_written_until_the_end_is_told(own, tmp_path):
+    (tmp_path / "journal").write_text("in the way")
+    daemon = own()
+    for _ in range(3):
+        asked(daemon, history=HISTORY)
+    assert daemon.stop() == 0
+    assert [line for line in daemon.log_lines("journal_lost") if "lines=3 " in line]
+
+
+def test_what_is_written_is_synced_within_the_interval(own):
+    daemon = own("--journal.fsync_ms=50")
+    asked(daemon, history=HISTORY)
+    wait_until(lambda: daemon.metrics()["recalld_journal_sync_seconds_count"] >= 1, "the line is synced")
+    before = daemon.metrics()["recalld_journal_sync_seconds_count"]
+    asked(daemon, history=HISTORY)
+    wait_until(lambda: daemon.metrics()["recalld_journal_sync_seconds_count"] > before, "the next line is synced")
+    assert daemon.metrics()["recalld_journal_sync_failures_total"] == 0
+
+
 def test_a_removed_folder_is_made_again(own, tmp_path):
     daemon = own()
     asked(daemon, history=HISTORY)
@@ -217,18 +236,25 @@ def little_disk(folder):
         subprocess.run(["umount", "-l", folder], check=True)
 
 
+def limit_files(daemon, most):
+    """No file of the daemon's may grow beyond that: what anybody may ask for, unlike a disk."""
+    subprocess.run(["prlimit", "--pid", str(daemon.process.pid), f"--fsize={most}:"], check=True)
+
+
 def test_a_full_disk_costs_lines_and_no_request(own, tmp_path):
     with little_disk(tmp_path / "journal") as mounted:
-        if not mounted:
-            return  # only root can
         (tmp_path / "journal" / "others").write_bytes(bytes(900_000))
         daemon = own("--journal.ring_bytes=64K")
+        if not mounted:
+            limit_files(daemon, 100_000)
         wait_until(lambda: asked(daemon, history=HISTORY) and dropped(daemon, "write_failed") >= 3, "the disk is full")
         full = lines(tmp_path / "journal")  # whole lines, all of them
         assert len(full) == written(daemon)
         assert len(daemon.log_lines("journal_failing")) == 1
         for path in (tmp_path / "journal").iterdir():
             path.unlink()
+        if not mounted:
+            limit_files(daemon, "unlimited")
         wait_until(lambda: daemon.log_lines("journal_resumed"), "the journal goes on")
         last = asked(daemon, history=HISTORY)
         assert daemon.stop() == 0

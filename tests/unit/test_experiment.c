@@ -91,14 +91,21 @@ static const char *arm(const struct experiments *e, struct asked q)
 
 static void the_hash_is_growthbooks_second_version(void **state)
 {
-    /* The first three are published by GrowthBook; the others were computed apart from this. */
+    /* The first seven are published by GrowthBook; the others were computed apart from this. */
     static const struct {
         const char *seed, *unit;
         double n;
     } cases[] = {
-        {"seed", "a", 0.0505},           {"seed", "b", 0.2696},
-        {"foo", "ab", 0.2575},           {"recall_mind_k", "u1", 0.9298},
-        {"recall_mind_k", "u2", 0.1225}, {"recall_mind_k", "1001", 0.6779},
+        {"seed", "a", 0.0505},
+        {"seed", "b", 0.2696},
+        {"foo", "ab", 0.2575},
+        {"foo", "def", 0.2019},
+        {"89123klj", "8952klfjas09ujkasdf", 0.124},
+        {"90850943850283058242805", "123", 0.7516},
+        {"()**(%$##$%#$#", "___)((*\":&", 0.0128},
+        {"recall_mind_k", "u1", 0.9298},
+        {"recall_mind_k", "u2", 0.1225},
+        {"recall_mind_k", "1001", 0.6779},
     };
 
     (void)state;
@@ -346,6 +353,81 @@ static void arms_set_settings_and_leave_the_others(void **state)
 }
 
 /* ---- what a file may say ---------------------------------------------------------------- */
+
+/* A value that is not the default, as text and as JSON. */
+static void another_value(const struct setting *s, char text[64], char json[64])
+{
+    double usual = strtod(s->fallback, NULL);
+    const char *quote = "";
+
+    switch (s->type) {
+    case SETTING_INT:
+        snprintf(text, 64, "%d", (int)(usual < s->max ? usual + 1 : usual - 1));
+        break;
+    case SETTING_DOUBLE:
+        snprintf(text, 64, "%g", usual / 2 > s->min ? usual / 2 : (usual + s->max) / 2);
+        break;
+    case SETTING_BOOL:
+        snprintf(text, 64, "%s", strcmp(s->fallback, "true") == 0 ? "false" : "true");
+        break;
+    case SETTING_ENUM:
+        snprintf(text, 64, "%s", s->words[strcmp(s->fallback, s->words[0]) == 0]);
+        quote = "\"";
+        break;
+    case SETTING_STRING:
+        snprintf(text, 64, "%s", "toy@1");
+        quote = "\"";
+        break;
+    }
+    snprintf(json, 64, "%s%.60s%s", quote, text, quote);
+}
+
+static void assert_same_settings(const struct settings *a, const struct settings *b)
+{
+    size_t n;
+    const struct setting *all = settings_table(&n);
+
+    for (size_t i = 0; i < n; i++) {
+        struct buf left = BUF_INIT, right = BUF_INIT;
+
+        settings_get(a, &all[i], &left);
+        settings_get(b, &all[i], &right);
+        assert_string_equal(buf_cstr(&left), buf_cstr(&right));
+        buf_clear(&left);
+        buf_clear(&right);
+    }
+}
+
+static void every_recall_setting_can_be_set_by_an_arm(void **state)
+{
+    size_t n;
+    const struct setting *all = settings_table(&n);
+
+    (void)state;
+    assert_true(n >= 10);
+    for (size_t i = 0; i < n; i++) {
+        struct settings wanted, got;
+        struct assignment a;
+        struct err err = ERR_INIT;
+        struct experiments *e;
+        char text[64], json[64], *file;
+
+        another_value(&all[i], text, json);
+        assert_string_not_equal(text, all[i].fallback);
+        settings_default(&wanted);
+        settings_default(&got);
+        assert_int_equal(settings_set(&wanted, &all[i], text, &err), 0);
+        file = xasprintf(FILE_OF("{\"name\":\"l\",\"arms\":[{\"name\":\"a\",\"weight\":1,"
+                                 "\"set\":{\"%s\":%s}}]}"),
+                         all[i].name, json);
+        e = parsed(file);
+        assert_int_equal(assign(e, (struct asked){.user = "u"}, &a, &err), 0);
+        experiments_apply(e, &a, &got);
+        assert_same_settings(&got, &wanted);
+        experiments_release(e);
+        free(file);
+    }
+}
 
 static void a_bad_file_is_refused_with_the_place(void **state)
 {
@@ -940,6 +1022,7 @@ int main(void)
         cmocka_unit_test(a_request_may_choose_where_the_file_allows_it),
         cmocka_unit_test(a_code_names_the_whole_assignment),
         cmocka_unit_test(arms_set_settings_and_leave_the_others),
+        cmocka_unit_test(every_recall_setting_can_be_set_by_an_arm),
         cmocka_unit_test(a_bad_file_is_refused_with_the_place),
         cmocka_unit_test(weights_must_sum_to_one),
         cmocka_unit_test(settings_of_arms_are_checked_like_any_other),

@@ -10,6 +10,7 @@
 #include "../../src/index/codes.h"
 #include "../../src/index/factory.h"
 #include "../../src/index/faiss_extra.h"
+#include "../../src/index/graph.h"
 #include "../../src/index/screen.h"
 #include "recalld/blas.h"
 #include "recalld/index.h"
@@ -1024,6 +1025,15 @@ static struct buf file_bytes(const char *path)
     return bytes;
 }
 
+static void put_file(const char *path, const void *bytes, size_t len)
+{
+    FILE *f = fopen(path, "wb");
+
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, len, f), len);
+    assert_int_equal(fclose(f), 0);
+}
+
 void faiss_Index_free(struct FaissIndex_H *index); /* of the C API, whose header defines OK */
 
 /* What Faiss' own search of the file finds of the best. */
@@ -1121,6 +1131,189 @@ static void a_walk_that_is_cut_short_keeps_what_it_found(void **state)
     remove_shards(&b);
     free_query(&q);
     free_query(&all);
+}
+
+static void put_i32(uint8_t *at, uint32_t v)
+{
+    memcpy(at, &v, sizeof v);
+}
+
+/* Two levels with all rows, on the upper one a chain up to the best whose links are all there
+ * twice; the deadline passes on the way. */
+static void a_walk_that_is_cut_short_on_its_way_down_finds_no_row_twice(void **state)
+{
+    enum { CHAIN = 64, SLOTS = 4 };
+    uint8_t slots[3 * 4], levels[CHAIN * 4], offsets[(CHAIN + 1) * 8], links[CHAIN * SLOTS * 4];
+    const struct layout_graph file = {
+        .slots = {slots, 3},
+        .levels = {levels, CHAIN},
+        .offsets = {offsets, CHAIN + 1},
+        .neighbors = {links, (size_t)CHAIN * SLOTS},
+    };
+    struct err err = ERR_INIT;
+    struct index_scratch *s = index_scratch_new();
+    struct index_query q = {.deadline_ns = 1};
+    float items[CHAIN], interest = 1;
+    int64_t rows[CHAIN];
+    bool seen[CHAIN] = {false};
+    struct graph *g;
+
+    (void)state;
+    for (uint32_t l = 0; l < 3; l++)
+        put_i32(slots + l * 4, 2 * l);
+    for (uint64_t i = 0; i <= CHAIN; i++) {
+        uint64_t at = i * SLOTS;
+
+        memcpy(offsets + i * 8, &at, 8);
+        for (uint64_t l = 0; i < CHAIN && l < SLOTS; l++)
+            put_i32(links + (at + l) * 4, l >= 2 && i + 1 < CHAIN ? (uint32_t)i + 1 : UINT32_MAX);
+        if (i < CHAIN) {
+            put_i32(levels + i * 4, 2);
+            items[i] = (float)(i + 1);
+        }
+    }
+    g = graph_new(&file, items, 1, CHAIN, &err);
+    assert_non_null(g);
+    assert_int_equal(graph_search(g, s, &q,
+                                  &(struct graph_search){.interests = &interest,
+                                                         .n = 1,
+                                                         .dim = 1,
+                                                         .effort = CHAIN,
+                                                         .ask = CHAIN,
+                                                         .rows = rows}),
+                     0);
+    assert_true(q.late && rows[0] > 0 && rows[1] >= 0);
+    for (size_t i = 0; i < CHAIN && rows[i] >= 0; i++) {
+        assert_false(seen[rows[i]]);
+        seen[rows[i]] = true;
+    }
+    graph_free(g);
+    index_scratch_free(s);
+}
+
+/* Links that lead to rows of the right level, but to any: some often, some to themselves, none at
+ * all from every third row; one in ten of all is left out. */
+static void rewire(struct buf *bytes, size_t rows)
+{
+    struct layout_graph g;
+    struct factory f;
+    struct err err = ERR_INIT;
+
+    if (layout_check("graph", bytes->p, bytes->len, row_of(&cat.v, 1), DIM, (uint32_t)rows, &f, &g,
+                     &err) == -1)
+        fail_msg("%s", err.text);
+    for (size_t row = 0, at = 0; row < rows; row++)
+        for (size_t l = 0; l < layout_levels(&g, row); l++) {
+            uint32_t n, below;
+
+            memcpy(&n, g.slots.p + 4 * (l + 1), 4);
+            memcpy(&below, g.slots.p + 4 * l, 4);
+            for (n -= below; n > 0; n--, at++) {
+                uint32_t to = any(20) == 0 ? (uint32_t)row : any((uint32_t)rows);
+
+                while (layout_levels(&g, to) <= l)
+                    to = any((uint32_t)rows);
+                put_i32((uint8_t *)(uintptr_t)g.neighbors.p + 4 * at,
+                        row % 3 == 0 || any(10) == 0 ? UINT32_MAX : to);
+            }
+        }
+}
+
+static void a_graph_of_any_links_answers_in_full_and_no_row_twice(void **state)
+{
+    enum { SOME = 600 };
+    static const size_t wanted[] = {1, 7, 100, SOME, SOME + 50};
+
+    (void)state;
+    for (int round = 0; round < 20; round++) {
+        struct index_shard shard = {in_dir("any.faiss"), 1, SOME};
+        struct index_spec spec = {
+            .engine = "faiss", .factory = "HNSW4", .effort = 1, .shards = &shard, .n_shards = 1};
+        struct index_scratch *s = index_scratch_new();
+        struct err err = ERR_INIT;
+        struct index *ix;
+        struct buf bytes;
+
+        assert_int_equal(
+            index_build_shard(shard.path, "HNSW4", &cat.v, 1, SOME, 1, NULL, NULL, &err), 0);
+        bytes = file_bytes(shard.path);
+        rewire(&bytes, SOME);
+        put_file(shard.path, bytes.p, bytes.len);
+        ix = index_open(&spec, &cat.v, &err);
+        assert_string_equal(err.text, "");
+        for (size_t i = 0; i < ARRAY_LEN(wanted); i++)
+            for (int filtered = 0; filtered < 2; filtered++) {
+                size_t k = wanted[i], may, matching = 0;
+                struct index_query q = new_query(cat.interests, 3, k);
+                struct row_filter *f = filtered ? random_filter(ROWS, 3) : NULL;
+
+                q.filter = f;
+                index_search(ix, s, &q, 1);
+                for (uint32_t row = 1; row <= SOME; row++)
+                    matching += f == NULL || filter_has(f, row);
+                may = matching < k ? matching : k;
+                for (size_t j = 0; j < 3; j++) {
+                    const struct hit *h = q.hits + j * k;
+
+                    assert_int_equal(q.found[j], may);
+                    for (size_t l = 0; l < may; l++) {
+                        assert_true(h[l].row >= 1 && h[l].row <= SOME);
+                        assert_true(f == NULL || filter_has(f, h[l].row));
+                        assert_true(l == 0 || hit_order(h[l - 1].score, h[l - 1].row) >
+                                                  hit_order(h[l].score, h[l].row));
+                    }
+                }
+                filter_free(f);
+                free_query(&q);
+            }
+        index_free(ix);
+        index_scratch_free(s);
+        buf_clear(&bytes);
+        unlink(shard.path);
+        free((char *)(uintptr_t)shard.path);
+    }
+}
+
+/* From one row on, of any dimension: what is not found by walking is found by looking at all. */
+static void a_graph_of_few_rows_finds_them_all(void **state)
+{
+    static const size_t dims[] = {1, 3, 31, 33, 100};
+
+    (void)state;
+    for (size_t d = 0; d < ARRAY_LEN(dims); d++)
+        for (uint32_t rows = 1; rows <= 5; rows++) {
+            struct vectors v = random_vectors(rows + 1, dims[d]);
+            struct index_shard shard = {in_dir("few.faiss"), 1, rows};
+            struct index_spec spec = {.engine = "faiss",
+                                      .factory = "HNSW8",
+                                      .effort = 1,
+                                      .shards = &shard,
+                                      .n_shards = 1};
+            struct index_scratch *s = index_scratch_new();
+            float *interests = interests_near(&v, 2, 1);
+            struct err err = ERR_INIT;
+            struct index *ix;
+
+            assert_int_equal(
+                index_build_shard(shard.path, "HNSW8", &v, 1, rows, 1, NULL, NULL, &err), 0);
+            ix = index_open(&spec, &v, &err);
+            assert_string_equal(err.text, "");
+            for (size_t k = rows; k <= rows + 3; k += 3) {
+                struct index_query q = new_query(interests, 2, k), all = new_query(interests, 2, k);
+
+                index_search(ix, s, &q, 1);
+                index_search_brute(&v, 1, rows, &all, 1);
+                assert_same_answer(&q, &all);
+                free_query(&q);
+                free_query(&all);
+            }
+            index_free(ix);
+            index_scratch_free(s);
+            free(interests);
+            free_vectors(&v);
+            unlink(shard.path);
+            free((char *)(uintptr_t)shard.path);
+        }
 }
 
 static void a_graph_without_memory_is_an_error_or_a_failed_shard(void **state)
@@ -1367,15 +1560,6 @@ static void assert_refused(struct built *b, const struct vectors *v, enum err_co
     assert_string_equal(err.text, whole);
     assert_int_equal(err.code, code);
     free(whole);
-}
-
-static void put_file(const char *path, const void *bytes, size_t len)
-{
-    FILE *f = fopen(path, "wb");
-
-    assert_non_null(f);
-    assert_int_equal(fwrite(bytes, 1, len, f), len);
-    assert_int_equal(fclose(f), 0);
 }
 
 static void an_index_of_something_else_is_refused(void **state)
@@ -1634,6 +1818,9 @@ int main(void)
         cmocka_unit_test(a_graph_finds_no_less_than_faiss_does_in_it),
         cmocka_unit_test(a_graph_takes_less_memory_than_its_file),
         cmocka_unit_test(a_walk_that_is_cut_short_keeps_what_it_found),
+        cmocka_unit_test(a_walk_that_is_cut_short_on_its_way_down_finds_no_row_twice),
+        cmocka_unit_test(a_graph_of_any_links_answers_in_full_and_no_row_twice),
+        cmocka_unit_test(a_graph_of_few_rows_finds_them_all),
         cmocka_unit_test(a_graph_without_memory_is_an_error_or_a_failed_shard),
         cmocka_unit_test(fast_scan_and_flat_have_one_effort),
         cmocka_unit_test(a_filtered_search_is_never_short),

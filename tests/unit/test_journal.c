@@ -3,10 +3,12 @@
 #include "../../src/journal/journal_impl.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -328,6 +330,16 @@ static char *file_with(const char *dir, const char *with)
     return path;
 }
 
+static void assert_mode_0640(const char *dir, const char *with)
+{
+    char *path = file_with(dir, with);
+    struct stat st;
+
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0640);
+    free(path);
+}
+
 static bool push_number(struct journal_ring *r, int n)
 {
     char line[64];
@@ -551,6 +563,7 @@ static void closed_files_are_compressed_and_read_alike(void **state)
                                            {"--journal.compress=zstd", ".jsonl.zst"}};
     struct place *p = *state;
     int n = 0;
+    mode_t mask = umask(022);
 
     for (size_t form = 0; form < ARRAY_LEN(forms); form++) {
         struct journal_ring *r;
@@ -567,10 +580,12 @@ static void closed_files_are_compressed_and_read_alike(void **state)
             assert_true(push_number(r, n++));
             nap();
         }
-        WAIT_FOR(files(p->dir, forms[form][1]) >= 1);
+        WAIT_FOR(files(p->dir, forms[form][1]) > files(p->dir, ".tmp")); /* whole */
         close_it(p);
+        assert_mode_0640(p->dir, forms[form][1]);
         assert_int_equal(read_numbers(p->dir, 0, NULL), n);
     }
+    umask(mask);
 }
 
 static void what_an_earlier_process_left_is_compressed_too(void **state)
@@ -672,6 +687,90 @@ static void files_go_when_they_are_too_old(void **state)
     assert_int_equal(access(foreign, F_OK), 0);
     free(old);
     free(foreign);
+}
+
+/* The path of a file of the folder that was begun so long ago, with this text. */
+static char *begun(struct place *p, int64_t hours_ago, const char *suffix, const char *text)
+{
+    time_t then = time(NULL) - hours_ago * 3600;
+    char name[96];
+    struct err err = ERR_INIT;
+    struct tm t;
+    char *path;
+
+    gmtime_r(&then, &t);
+    strftime(name, sizeof name, "served-%Y%m%dT%H%M%S.000Z-000001.jsonl", &t);
+    path = xasprintf("%s/%s%s", p->dir, name, suffix);
+    assert_int_equal(file_write(path, text, strlen(text), &err), 0);
+    return path;
+}
+
+/* Files of a day, kept for a day: one that has just become complete is not a day old. */
+static void a_file_is_as_old_as_its_last_line(void **state)
+{
+    struct place *p = *state;
+    struct err err = ERR_INIT;
+    char *recent, *old;
+
+    assert_int_equal(file_mkdirs(p->dir, &err), 0);
+    recent = begun(p, 25, "", "{\"n\":0}\n");
+    old = begun(p, 49, "", "{\"n\":0}\n");
+    set(p, "--journal.retain_days=1");
+    p->cfg->journal_rotate_s = 86400;
+    open_it(p);
+    WAIT_FOR(access(old, F_OK) == -1);
+    close_it(p);
+    assert_int_equal(access(recent, F_OK), 0);
+    free(recent);
+    free(old);
+}
+
+static void a_plain_file_beside_its_compressed_form_is_deleted(void **state)
+{
+    struct place *p = *state;
+    struct err err = ERR_INIT;
+    char *plain, *packed;
+
+    assert_int_equal(file_mkdirs(p->dir, &err), 0);
+    plain = begun(p, 2, "", "{\"n\":0}\n");
+    packed = begun(p, 2, ".zst", "packed");
+    open_it(p);
+    WAIT_FOR(access(plain, F_OK) == -1);
+    close_it(p);
+    assert_int_equal(access(packed, F_OK), 0);
+    free(plain);
+    free(packed);
+}
+
+/* The folder was moved away, and another process writes into the one that took its place. */
+static void files_of_another_process_are_left_alone(void **state)
+{
+    struct place *p = *state;
+    struct journal_ring *r;
+    char *moved = path_join(p->root, "moved"), *other;
+    uint64_t before = written();
+    int fd;
+
+    set(p, "--journal.compress=gzip");
+    p->cfg->journal_rotate_s = 1;
+    open_it(p);
+    r = journal_ring(p->journal, JOURNAL_SERVED);
+    assert_true(push_number(r, 0));
+    WAIT_FOR(written() > before);
+    assert_int_equal(rename(p->dir, moved), 0);
+    assert_int_equal(mkdir(p->dir, 0777), 0);
+    fd = open(p->dir, O_RDONLY | O_DIRECTORY);
+    assert_int_equal(flock(fd, LOCK_EX), 0);
+    other = begun(p, 2, "", "{\"n\":0}\n");
+    /* The first file becomes complete, which makes the keeper look; the next cannot be begun. */
+    WAIT_FOR(push_number(r, 1) && atomic_load(&p->journal->failing));
+    for (int i = 0; i < 100; i++)
+        nap();
+    assert_int_equal(access(other, F_OK), 0);
+    assert_int_equal(files(p->dir, ".gz"), 0);
+    close(fd);
+    free(other);
+    free(moved);
 }
 
 static void a_folder_has_one_writing_process(void **state)
@@ -1025,6 +1124,9 @@ int main(void)
         IN_PLACE(a_torn_last_line_is_left_out_and_counted),
         IN_PLACE(the_oldest_files_go_when_all_take_too_much),
         IN_PLACE(files_go_when_they_are_too_old),
+        IN_PLACE(a_file_is_as_old_as_its_last_line),
+        IN_PLACE(a_plain_file_beside_its_compressed_form_is_deleted),
+        IN_PLACE(files_of_another_process_are_left_alone),
         IN_PLACE(a_folder_has_one_writing_process),
         IN_PLACE(a_file_in_place_of_the_folder_costs_lines_until_it_is_gone),
         IN_PLACE(a_folder_that_was_removed_is_made_again),
