@@ -214,9 +214,12 @@ static int read_tensor(struct load *l, struct str name, const struct pickle *p)
         return -1;
     if (pickle_item(args, 2)->list.n != pickle_item(args, 3)->list.n)
         return refuse(l, p->at, t->name, "size and stride differ in length");
+    s.other = named_dtype(l, p, s.other); /* whatever the storage is */
+    if (s.other != NULL)
+        s.dtype = DTYPE_OTHER;
     if (tensor_set(l->c, t, s.dtype, shape, pickle_item(args, 2)->list.n, l->err) == -1)
         return -1;
-    t->other = named_dtype(l, p, s.other);
+    t->other = s.other;
     if (s.dtype == DTYPE_OTHER)
         return 0;
     if ((l->zip.n > 0 ? find_in_zip(l, t->name, &s) : find_in_list(l, t->name, &s)) == -1)
