@@ -718,13 +718,12 @@ static int read_all(struct collector *k, struct journal_reader *served,
 /* Ascending: which was met first depends on the rounds. */
 static void sort_versions(struct collected *c)
 {
-    size_t place[VERSIONS_MAX];
+    size_t place[VERSIONS_MAX] = {0};
     int64_t versions[VERSIONS_MAX];
     uint64_t answers[VERSIONS_MAX] = {0};
 
     memcpy(versions, c->versions, sizeof versions);
     for (size_t i = 0; i < c->n_versions; i++) {
-        place[i] = 0;
         for (size_t j = 0; j < c->n_versions; j++)
             place[i] += versions[j] < versions[i];
         c->versions[place[i]] = versions[i];
