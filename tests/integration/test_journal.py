@@ -261,6 +261,26 @@ def test_a_full_disk_costs_lines_and_no_request(own, tmp_path):
         assert last["serve_id"] in [r["serve_id"] for r in lines(tmp_path / "journal")]
 
 
+def test_a_read_only_folder_costs_no_request_and_no_line_that_the_rings_hold(own, tmp_path):
+    folder = tmp_path / "journal"
+    with little_disk(folder) as mounted:
+        def allow(writing):
+            if mounted:
+                subprocess.run(["mount", "-o", f"remount,{'rw' if writing else 'ro'}", folder], check=True)
+            else:
+                folder.chmod(0o755 if writing else 0o555)
+        allow(False)
+        daemon = own()
+        served = [asked(daemon, history=HISTORY)["serve_id"] for _ in range(3)]
+        wait_until(lambda: daemon.log_lines("journal_failing"), "a warning says so")
+        assert written(daemon) == 0
+        allow(True)
+        wait_until(lambda: written(daemon) == 3, "the journal goes on")
+        wait_until(lambda: daemon.log_lines("journal_resumed"), "and says so")
+        assert daemon.stop() == 0
+        assert sorted(r["serve_id"] for r in lines(folder)) == sorted(served)
+
+
 def test_two_daemons_do_not_write_into_one_folder(own, tmp_path, bundle):
     own()
     second = run_recalld(f"--bundle.paths={bundle}", "--http.listen=127.0.0.1:0",
