@@ -245,6 +245,17 @@ struct hash *hash_new(void);
 void hash_add(struct hash *h, const void *bytes, size_t len);
 uint64_t hash_end(struct hash *h); /* frees */
 
+/* ---- chance ------------------------------------------------------------------ */
+
+/* The probability of a chi-square of at least x >= 0 with so many degrees of freedom, 1 or more;
+ * NaN without those. */
+double chi_square_p(double x, int degrees);
+/* Pearson's test of `n` counts against shares that sum to 1; returns p. Places with neither a share
+ * nor a count are left out; a count where the share is 0 gives p = 0, and fewer than two places
+ * p = 1. */
+double chi_square_test(const double *counts, const double *shares, size_t n, double *statistic,
+                       int *degrees);
+
 /* ---- queue: from many threads to many, bounded ------------------------------- */
 
 struct queue;

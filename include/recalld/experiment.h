@@ -88,9 +88,10 @@ struct assignment {
     bool forced;                        /* by the file or the request: stays out of CTR */
 };
 
-/* -1 when the request asks for arms it cannot have: USAGE (no such layer or arm; the text begins
- * with "arms.LAYER: "), CONFLICT (the file does not allow it). Without `forced` it always succeeds.
- */
+/* -1 when the request asks for arms it cannot have: USAGE (no such layer or arm, or two that set
+ * one setting; the text begins with "arms.LAYER: "), CONFLICT (the file does not allow it). Without
+ * `forced` it always succeeds. What is chosen need not suit the layer's `when`; an arm that the
+ * hash gives and that sets what a chosen one sets is left out. */
 int experiments_assign(const struct experiments *e, const struct experiment_subject *subject,
                        struct assignment *out, struct err *err) WARN_UNUSED;
 /* The arms behind a code of this very `e`. */
@@ -123,15 +124,17 @@ int experiment_store_load(struct experiment_store *s, const char *file,
 void experiment_store_settle(struct experiment_store *s);
 
 enum experiment_put {
-    EXPERIMENT_PUT,      /* in effect, and on disk */
-    EXPERIMENT_NO_MATCH, /* if_match is NULL: say which version is meant */
-    EXPERIMENT_CHANGED,  /* if_match names another version than the present one */
-    EXPERIMENT_NO_STATE, /* no state.dir, so it could not be kept */
-    EXPERIMENT_BAD,      /* *err begins with the place */
-    EXPERIMENT_EARLY,    /* nothing is loaded yet */
-    EXPERIMENT_FAILED    /* the disk's fault */
+    EXPERIMENT_PUT,       /* in effect, and on disk */
+    EXPERIMENT_NO_MATCH,  /* if_match is NULL: say which version is meant */
+    EXPERIMENT_BAD_MATCH, /* if_match is not as HTTP has it */
+    EXPERIMENT_CHANGED,   /* if_match names another version than the present one */
+    EXPERIMENT_NO_STATE,  /* no state.dir, so it could not be kept */
+    EXPERIMENT_BAD,       /* *err begins with the place, "body" when it is all of it */
+    EXPERIMENT_EARLY,     /* nothing is loaded yet */
+    EXPERIMENT_FAILED     /* the disk's fault */
 };
-/* `if_match` is an If-Match header: entity tags ("SHA256" in quotes) or *. On disk before it
+/* `if_match` is an If-Match header (RFC 9110, 13.1.1): a list of entity tags ("SHA256" in quotes),
+ * or * alone. On disk before it
  * returns EXPERIMENT_PUT; otherwise nothing has changed and *err says why. */
 enum experiment_put experiment_store_put(struct experiment_store *s, const char *text, size_t len,
                                          const char *if_match,

@@ -6,7 +6,7 @@
  * and age, synced on an interval, then compressed and in the end deleted in the background.
  *
  * Reading: journal_reader goes through files, compressed or not, and leaves out a last line that
- * was not finished.
+ * was not finished, and a file that was deleted since it was listed.
  *
  * docs/journal.md describes files and fields. Any thread may call what does not say otherwise; a
  * ring belongs to one thread, a reader to one thread. */
@@ -87,14 +87,16 @@ struct journal_progress {
     uint64_t bytes, bytes_total; /* of the files as they are on the disk, compressed perhaps */
     uint64_t lines;              /* given out */
     uint64_t torn;               /* last lines that were not finished, left out */
+    uint64_t gone;               /* files deleted before they could be read, left out */
     uint64_t text_bytes;         /* of all lines given out */
     size_t files, files_total;   /* finished */
 };
 
 /* `paths` are files and folders. Of a folder the files of this kind are read in the order of their
- * names, which is that of time; a file that is compressed meanwhile is found under its new name. A
- * path given out right is read whatever its name. NULL with *err set when a path is not there, or
- * there is nothing to read. */
+ * names, which is that of time; a file that is compressed meanwhile is found under its new name,
+ * and one that is deleted meanwhile, as retention does, is left out and counted. A path given out
+ * right is read whatever its name. NULL with *err set when a path is not there, or there is nothing
+ * to read. */
 struct journal_reader *journal_reader_open(enum journal_kind kind, const char *const *paths,
                                            size_t n, struct err *err) WARN_UNUSED;
 /* 1 and a line without its '\n', borrowed until the next call; 0 at the end of all files; -1 with

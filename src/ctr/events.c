@@ -123,29 +123,36 @@ static bool same(const struct event_row *a, const struct event_row *b)
     return a->answer == b->answer && a->item == b->item && a->kind == b->kind;
 }
 
-/* Rows of one answer, item and kind become the earliest of them. */
-static void leave_out(struct events *e)
+size_t events_group(const struct event_row *rows, size_t n)
 {
-    struct event_row *kept = e->rows; /* the last one */
-    uint64_t id = e->n > 0 ? kept->id : 0;
+    size_t len = 1;
 
-    for (struct event_row *row = e->rows + 1; row < e->rows + e->n; row++) {
-        uint64_t before = id;
+    while (len < n && same(&rows[0], &rows[len]))
+        len++;
+    return len;
+}
 
-        id = row->id;
-        if (!same(kept, row)) {
-            *++kept = *row;
+size_t events_groups(const struct event_row *rows, size_t n)
+{
+    size_t groups = 0;
+
+    for (size_t i = 0; i < n; i += events_group(rows + i, n - i))
+        groups++;
+    return groups;
+}
+
+static void count_repeats(struct events *e)
+{
+    for (size_t i = 1; i < e->n; i++) {
+        const struct event_row *row = &e->rows[i], *before = row - 1;
+
+        if (!same(before, row))
             continue;
-        }
-        if (id != 0 && id == before)
+        if (row->id != 0 && row->id == before->id)
             e->same_id++;
         else
             e->again++;
-        if (row->ts_ms < kept->ts_ms)
-            *kept = *row;
     }
-    if (e->n > 0)
-        e->n = (size_t)(kept - e->rows) + 1;
 }
 
 int events_sort(struct events *e, struct err *err)
@@ -153,7 +160,7 @@ int events_sort(struct events *e, struct err *err)
     size_t i = 0;
 
     sort(e->rows, e->n, 56);
-    leave_out(e);
+    count_repeats(e);
     for (e->bits = 1; (size_t)4 << e->bits < e->n;)
         e->bits++;
     e->starts = mem_try_array(((size_t)1 << e->bits) + 1, sizeof *e->starts);

@@ -18,12 +18,12 @@ struct event_row {
 };
 
 struct events {
-    struct event_row *rows; /* by answer, item, kind, each of them once */
+    struct event_row *rows; /* by answer, item, kind */
     size_t n, cap, max;     /* rows; `max` is what memory allows */
     uint32_t *starts;       /* by the first bits of the answer: its first row at the earliest */
     int bits;
-    uint64_t same_id; /* left out: the same event once more */
-    uint64_t again;   /* left out: the same item of the same answer, another event */
+    uint64_t same_id; /* repeats: the same event once more */
+    uint64_t again;   /* repeats: the same item of the same answer, another event */
 };
 
 /* `memory` in bytes bounds rows and starts together. */
@@ -31,10 +31,14 @@ void events_init(struct events *e, size_t memory);
 void events_clear(struct events *e);
 /* 1, 0 when there is no room for it, -1 with *err set when memory is out. */
 int events_add(struct events *e, const struct event_row *row, struct err *err) WARN_UNUSED;
-/* After the last one: sorts, and leaves out what is there twice; the first in time stays. */
+/* After the last one: sorts, and counts what is there twice. */
 int events_sort(struct events *e, struct err *err) WARN_UNUSED;
 /* How many rows the answer has; *first is the first of them. */
 size_t events_find(struct events *e, uint64_t answer, struct event_row **first);
+/* Rows of one answer, item and kind stand together: of these, `n` > 0, how many the first such
+ * group has, and how many groups there are. Which row of a group counts, only the answer tells. */
+size_t events_group(const struct event_row *rows, size_t n);
+size_t events_groups(const struct event_row *rows, size_t n);
 /* For the next part: empty, with the memory it had. */
 void events_reset(struct events *e);
 

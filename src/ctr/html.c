@@ -17,7 +17,7 @@ static const char style[] =
     "font:15px/1.5 system-ui,sans-serif}\n"
     "h1{font-size:24px}h2{font-size:20px;margin-top:40px;border-top:1px solid var(--line);padding-top:20px}"
     "h3{font-size:15px;margin:28px 0 6px}\n"
-    "p.soft,li.soft,figcaption{color:var(--soft)}\n"
+    "p.soft,li.soft,summary{color:var(--soft)}summary{cursor:pointer}\n"
     ".bad{background:var(--badbg);color:var(--bad);border-left:4px solid var(--bad);padding:8px 14px;margin:8px 0}\n"
     ".wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:14px}"
     "th,td{text-align:right;padding:4px 10px;border-bottom:1px solid var(--line);white-space:nowrap}"
@@ -191,6 +191,52 @@ static void put_apart(struct buf *out, const struct report_layer *l)
     close_table(out);
 }
 
+/* ---- descriptions ----------------------------------------------------------------------- */
+
+static void put_groups(struct buf *out, const struct report_layer *l, const struct description *d)
+{
+    open_table(out);
+    th(out, "");
+    for (size_t j = 0; j < l->n_arms; j++) {
+        buf_puts(out, "<th>");
+        html_text(out, l->arms[j].seen->name);
+        buf_puts(out, " exposed</th><th>clicked</th><th>CTR</th><th>hits</th>");
+    }
+    buf_puts(out, "</tr>\n");
+    for (size_t i = 0; i < d->n; i++) {
+        if (!description_has(d, l, i))
+            continue;
+        buf_puts(out, "<tr><td>");
+        d->name(out, i);
+        buf_puts(out, "</td>");
+        for (size_t j = 0; j < l->n_arms; j++) {
+            const struct share *s = description_share(d, &l->arms[j], i);
+
+            td_count(out, (double)s->exposed);
+            td_count(out, (double)s->clicked);
+            buf_puts(out, "<td>");
+            text_percent(out, description_ctr(s));
+            buf_puts(out, "</td>");
+            td_count(out, (double)s->hits);
+        }
+        buf_puts(out, "</tr>\n");
+    }
+    close_table(out);
+}
+
+static void put_description(struct buf *out, const struct report_layer *l,
+                            const struct description *d)
+{
+    if (description_empty(d, l))
+        return;
+    buf_printf(out, "<h3>CTR and hits %s</h3>\n", d->title);
+    svg_groups(out, l, d);
+    buf_puts(out, "<details><summary>Numbers: exposed, clicked, CTR, hits of each arm"
+                  "</summary>\n");
+    put_groups(out, l, d);
+    buf_puts(out, "</details>\n");
+}
+
 /* ---- a layer --------------------------------------------------------------------------- */
 
 static void put_ratio(struct buf *out, const struct report_layer *l)
@@ -248,12 +294,8 @@ static void put_layer(struct buf *out, const struct ctr_report *r, const struct 
              "arms may differ in what degrades</p>\n");
     put_ctr(out, r, l, UNDEGRADED);
     put_apart(out, l);
-    buf_puts(out, "<h3>CTR by interest that found the item</h3>\n");
-    svg_groups(out, l, offsetof(struct seen_arm, interests), INTERESTS, text_interest);
-    buf_puts(out, "<h3>CTR by place in the answer</h3>\n");
-    svg_groups(out, l, offsetof(struct seen_arm, ranks), RANKS, text_rank);
-    buf_puts(out, "<h3>CTR by position shown</h3>\n");
-    svg_groups(out, l, offsetof(struct seen_arm, shown), SHOWN, text_shown);
+    for (size_t i = 0; i < DESCRIPTIONS; i++)
+        put_description(out, l, &descriptions[i]);
 }
 
 /* ---- the whole ------------------------------------------------------------------------- */

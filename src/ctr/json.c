@@ -121,7 +121,7 @@ static void put_over_time(struct buf *b, const struct ctr_report *r, const struc
 
         comma(b);
         buf_putc(b, '{');
-        put_int(b, "from_ms", (int64_t)(r->first_bucket + i) * r->c.bucket_ms);
+        put_int(b, "from_ms", r->first_ms + (int64_t)i * r->c.bucket_ms);
         put_int(b, "exposed", (int64_t)a->over_time[i].y);
         put_int(b, "clicked", (int64_t)a->over_time[i].x);
         put_real(b, "ctr", ratio.value);
@@ -292,6 +292,7 @@ void ctr_print_json(const struct ctr_report *r, struct buf *b)
 {
     buf_putc(b, '{');
     put_read(b, &r->c);
+    put_int(b, "files_gone", (int64_t)r->c.gone);
     put_int(b, "window_ms", r->window_ms);
     put_real(b, "confidence", r->confidence);
     put_int(b, "bucket_ms", r->c.bucket_ms);

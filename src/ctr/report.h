@@ -6,6 +6,7 @@
 #include "stats.h"
 
 #define MISMATCH_P 0.001 /* below it the sample ratio does not hold */
+#define BUCKETS_MAX 2000 /* of the figures over time; with more there are none */
 
 enum metric { METRIC_CTR, METRIC_PER_ANSWER, METRIC_PER_USER, METRIC_HIT_RATE, METRICS };
 
@@ -55,7 +56,7 @@ struct ctr_report {
     struct collected c;
     struct report_layer *layers; /* by name */
     size_t n_layers;
-    uint32_t first_bucket;
+    int64_t first_ms; /* where the first bucket begins */
     size_t n_buckets; /* 0 = no plot over time */
     int64_t window_ms;
     double confidence;

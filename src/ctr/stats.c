@@ -1,5 +1,4 @@
-/* stats.c - the delta method, tests of proportions and shares, and the few special functions that
- * they need. */
+/* stats.c - the delta method, and tests of proportions, of tables and of many p-values. */
 #include "stats.h"
 
 #include "recalld/base.h"
@@ -7,54 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* ---- special functions ----------------------------------------------------------- */
-
-#define STEPS_MAX 100000
-#define TINY 1e-300
-
-/* P(a, x) = x^a e^-x / gamma(a + 1) * (1 + x/(a+1) + x^2/((a+1)(a+2)) + ...); quick for x < a + 1
- */
-static double gamma_series(double a, double x)
-{
-    double term = 1, sum = 1;
-
-    for (int i = 1; i < STEPS_MAX && term > sum * 1e-17; i++) {
-        term *= x / (a + i);
-        sum += term;
-    }
-    return sum * exp(a * log(x) - x - lgamma(a + 1));
-}
-
-/* Q(a, x) = x^a e^-x / gamma(a) * 1/(x+1-a- 1(1-a)/(x+3-a- 2(2-a)/(x+5-a- ...))), evaluated from
- * the front (Lentz); quick for x >= a + 1 */
-static double gamma_fraction(double a, double x)
-{
-    double b = x + 1 - a, c = 1 / TINY, d = 1 / b, value = d, change = 0;
-
-    for (int i = 1; i < STEPS_MAX && fabs(change - 1) > 1e-16; i++) {
-        double up = -i * (i - a);
-
-        b += 2;
-        d = up * d + b;
-        c = b + up / c;
-        d = 1 / (fabs(d) < TINY ? TINY : d);
-        c = fabs(c) < TINY ? TINY : c;
-        change = c * d;
-        value *= change;
-    }
-    return value * exp(a * log(x) - x - lgamma(a));
-}
-
-double stats_gamma_q(double a, double x)
-{
-    if (!(a > 0) || !(x >= 0))
-        return NAN;
-    if (x == 0)
-        return 1;
-    if (isinf(x))
-        return 0;
-    return x < a + 1 ? 1 - gamma_series(a, x) : gamma_fraction(a, x);
-}
+/* ---- the normal distribution ------------------------------------------------------ */
 
 /* Halves the interval until no double lies between: slow, exact and short. */
 double stats_normal_quantile(double confidence)
@@ -142,28 +94,6 @@ double stats_naive_p(const struct stats_sums *a, const struct stats_sums *b)
 
 /* ---- shares ---------------------------------------------------------------------- */
 
-double stats_chi_square(const double *counts, const double *shares, size_t n, double *statistic)
-{
-    double total = 0, sum = 0;
-    size_t cells = 0;
-
-    for (size_t i = 0; i < n; i++)
-        total += counts[i];
-    for (size_t i = 0; i < n; i++) {
-        double expected = total * shares[i];
-
-        if (shares[i] == 0 && counts[i] == 0)
-            continue;
-        cells++;
-        if (expected > 0)
-            sum += (counts[i] - expected) * (counts[i] - expected) / expected;
-        else if (counts[i] > 0)
-            sum = INFINITY;
-    }
-    *statistic = sum;
-    return cells < 2 ? 1 : stats_gamma_q((double)(cells - 1) / 2, sum / 2);
-}
-
 double stats_homogeneity(const double *counts, size_t rows, size_t columns)
 {
     double total = 0, sum = 0;
@@ -188,7 +118,7 @@ double stats_homogeneity(const double *counts, size_t rows, size_t columns)
     free(of_row);
     if (live_rows < 2 || live_columns < 2)
         return 1;
-    return stats_gamma_q((double)((live_rows - 1) * (live_columns - 1)) / 2, sum / 2);
+    return chi_square_p(sum, (int)((live_rows - 1) * (live_columns - 1)));
 }
 
 /* ---- many p-values --------------------------------------------------------------- */

@@ -1,5 +1,6 @@
 /* stats.h - the statistics of an experiment: ratios of sums over units, differences between arms,
- * shares of arms. Pure functions of numbers; tests compare them with scipy's and statsmodels'. */
+ * shares that change. Pure functions of numbers; tests compare them with scipy's and statsmodels'.
+ */
 #ifndef CTR_STATS_H
 #define CTR_STATS_H
 
@@ -36,11 +37,8 @@ struct stats_interval stats_interval(double value, double se, double confidence)
 /* The two-proportion z-test with a pooled variance, as if every y were a coin of its own; p. */
 double stats_naive_p(const struct stats_sums *a, const struct stats_sums *b);
 
-/* Chi-square of `n` counts against shares that sum to 1; returns p, n - 1 degrees of freedom. A
- * count where the share is 0 gives p = 0. */
-double stats_chi_square(const double *counts, const double *shares, size_t n, double *statistic);
-/* Of a table, whether its rows have the same shares: counts[row * columns + column]. Empty rows and
- * columns count for nothing; p = 1 when nothing can be compared. */
+/* Chi-square of a table, whether its rows have the same shares: counts[row * columns + column].
+ * Empty rows and columns count for nothing; p = 1 when nothing can be compared. */
 double stats_homogeneity(const double *counts, size_t rows, size_t columns);
 
 /* Kolmogorov-Smirnov of `n` numbers, which it sorts, against the uniform distribution on 0..1;
@@ -51,8 +49,6 @@ double stats_uniform_p(double *values, size_t n, double *d);
  * NaN stays and is no comparison. */
 void stats_holm(const double *p, double *adjusted, size_t n);
 
-/* The regularised upper incomplete gamma function Q(a, x): a > 0, x >= 0. */
-double stats_gamma_q(double a, double x);
 /* z such that a normal variable lies within -+z with that probability: 0.95 gives 1.959964. */
 double stats_normal_quantile(double confidence);
 

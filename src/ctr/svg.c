@@ -175,7 +175,7 @@ static void time_points(struct buf *out, const struct ctr_report *r, const struc
                    at(x, (double)i), at(y, b.value));
         html_text(out, a->seen->name);
         buf_puts(out, ", ");
-        text_time(out, (int64_t)(r->first_bucket + i) * r->c.bucket_ms);
+        text_time(out, r->first_ms + (int64_t)i * r->c.bucket_ms);
         buf_puts(out, " UTC: ");
         text_percent(out, b.value);
         buf_puts(out, ", ");
@@ -194,7 +194,7 @@ static void time_ticks(struct buf *out, const struct ctr_report *r, const struct
         line(out, "tick", at(x, (double)i), TIME_HEIGHT - TIME_BOTTOM, at(x, (double)i),
              TIME_HEIGHT - TIME_BOTTOM + 5);
         text_open(out, "middle", at(x, (double)i), TIME_HEIGHT - TIME_BOTTOM + 20);
-        text_time(out, (int64_t)(r->first_bucket + i) * r->c.bucket_ms);
+        text_time(out, r->first_ms + (int64_t)i * r->c.bucket_ms);
         buf_puts(out, "</text>\n");
     }
 }
@@ -348,34 +348,24 @@ void svg_ratio(struct buf *out, const struct report_layer *l)
 #define GROUP_BOTTOM 30
 #define BAR_MAX 40
 
-static const struct share *share_at(const struct report_arm *a, size_t offset, size_t i)
-{
-    return (const struct share *)((const char *)a->seen + offset) + i;
-}
-
-static bool is_shown(const struct report_layer *l, size_t offset, size_t i)
+static bool is_shown(const struct report_layer *l, const struct description *d, size_t i)
 {
     for (size_t j = 0; j < l->n_arms; j++)
-        if (share_at(&l->arms[j], offset, i)->exposed > 0)
+        if (description_share(d, &l->arms[j], i)->exposed > 0)
             return true;
     return false;
 }
 
-static double group_ctr(const struct share *s)
-{
-    return s->exposed > 0 ? (double)s->clicked / (double)s->exposed : 0;
-}
-
-static void group_bars(struct buf *out, const struct report_layer *l, size_t offset, size_t i,
-                       double from, double width, const struct axis *y)
+static void group_bars(struct buf *out, const struct report_layer *l, const struct description *d,
+                       size_t i, double from, double width, const struct axis *y)
 {
     double bar = fmin(width / (double)l->n_arms, BAR_MAX);
 
     from += (width - bar * (double)l->n_arms) / 2;
 
     for (size_t j = 0; j < l->n_arms; j++) {
-        const struct share *s = share_at(&l->arms[j], offset, i);
-        double top = at(y, group_ctr(s));
+        const struct share *s = description_share(d, &l->arms[j], i);
+        double ctr = description_ctr(s), top = at(y, isnan(ctr) ? 0 : ctr);
 
         buf_printf(out,
                    "<rect class=\"a%zu\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\">"
@@ -383,24 +373,23 @@ static void group_bars(struct buf *out, const struct report_layer *l, size_t off
                    j % COLOURS, from + bar * (double)j, top, fmax(bar - 1, 0.5), y->from - top);
         html_text(out, l->arms[j].seen->name);
         buf_puts(out, ": ");
-        text_percent(out, s->exposed > 0 ? group_ctr(s) : NAN);
+        text_percent(out, ctr);
         buf_puts(out, " of ");
         text_count(out, (double)s->exposed);
         buf_puts(out, "</title></rect>\n");
     }
 }
 
-void svg_groups(struct buf *out, const struct report_layer *l, size_t offset, size_t n,
-                void (*name)(struct buf *b, size_t i))
+void svg_groups(struct buf *out, const struct report_layer *l, const struct description *d)
 {
     struct axis y = {0, 0, GROUP_HEIGHT - GROUP_BOTTOM, 10};
     size_t shown = 0;
     double step, width, x = LEFT;
 
-    for (size_t i = 0; i < n; i++) {
-        shown += is_shown(l, offset, i);
+    for (size_t i = 0; i < d->n; i++) {
+        shown += is_shown(l, d, i);
         for (size_t j = 0; j < l->n_arms; j++)
-            y.high = fmax(y.high, group_ctr(share_at(&l->arms[j], offset, i)));
+            y.high = fmax(y.high, description_ctr(description_share(d, &l->arms[j], i)));
     }
     if (shown == 0)
         return;
@@ -409,12 +398,12 @@ void svg_groups(struct buf *out, const struct report_layer *l, size_t offset, si
     width = (double)(WIDTH - LEFT - RIGHT) / (double)shown;
     open_svg(out, GROUP_HEIGHT, "CTR of each arm by group");
     percent_axis(out, &y, step);
-    for (size_t i = 0; i < n; i++) {
-        if (!is_shown(l, offset, i))
+    for (size_t i = 0; i < d->n; i++) {
+        if (!is_shown(l, d, i))
             continue;
-        group_bars(out, l, offset, i, x + width * 0.12, width * 0.76, &y);
+        group_bars(out, l, d, i, x + width * 0.12, width * 0.76, &y);
         text_open(out, "middle", x + width / 2, GROUP_HEIGHT - GROUP_BOTTOM + 18);
-        name(out, i);
+        d->name(out, i);
         buf_puts(out, "</text>\n");
         x += width;
     }

@@ -2,7 +2,7 @@
 #ifndef CTR_SVG_H
 #define CTR_SVG_H
 
-#include "report.h"
+#include "description.h"
 
 #define COLOURS 8
 
@@ -15,8 +15,7 @@ void svg_over_time(struct buf *out, const struct ctr_report *r, const struct rep
 void svg_forest(struct buf *out, const struct report_layer *l);
 /* The share of units that each arm has, and the one that it should have. */
 void svg_ratio(struct buf *out, const struct report_layer *l);
-/* A bar of CTR for each arm in each of `n` groups; `offset` of the shares in struct seen_arm. */
-void svg_groups(struct buf *out, const struct report_layer *l, size_t offset, size_t n,
-                void (*name)(struct buf *b, size_t i));
+/* A bar of CTR for each arm in each group; nothing where nothing was exposed. */
+void svg_groups(struct buf *out, const struct report_layer *l, const struct description *d);
 
 #endif

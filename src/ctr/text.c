@@ -1,6 +1,8 @@
 /* text.c - the report as aligned tables for a terminal. */
 #include "text.h"
 
+#include "description.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,29 +116,6 @@ void text_duration(struct buf *b, int64_t ms)
     while (i + 1 < ARRAY_LEN(units) && (ms < 2 * units[i].ms || ms % units[i].ms != 0))
         i++;
     buf_printf(b, "%lld %s", (long long)(ms / units[i].ms), units[i].name);
-}
-
-void text_rank(struct buf *b, size_t i)
-{
-    int first = i == 0 ? 0 : rank_ends[i - 1];
-
-    if (i + 1 == RANKS)
-        buf_printf(b, "%d and more", first);
-    else
-        buf_printf(b, "%d-%d", first, rank_ends[i] - 1);
-}
-
-void text_shown(struct buf *b, size_t i)
-{
-    buf_printf(b, i + 1 == SHOWN ? "%zu and more" : "%zu", i);
-}
-
-void text_interest(struct buf *b, size_t i)
-{
-    if (i + 1 == INTERESTS)
-        buf_puts(b, "none");
-    else
-        buf_printf(b, "%zu", i);
 }
 
 /* ---- a table ------------------------------------------------------------------------- */
@@ -357,43 +336,12 @@ static void put_apart(struct buf *out, const struct report_layer *l)
 
 /* ---- descriptions ---------------------------------------------------------------------- */
 
-struct description {
-    const char *title;
-    size_t offset, n; /* of the shares in struct seen_arm */
-    void (*name)(struct buf *b, size_t i);
-};
-
-static const struct description descriptions[] = {
-    {"by interest", offsetof(struct seen_arm, interests), INTERESTS, text_interest},
-    {"by place in the answer", offsetof(struct seen_arm, ranks), RANKS, text_rank},
-    {"by position shown", offsetof(struct seen_arm, shown), SHOWN, text_shown},
-};
-
-static const struct share *shares_of(const struct report_arm *a, const struct description *d)
-{
-    return (const struct share *)((const char *)a->seen + d->offset);
-}
-
-static bool is_empty(const struct report_layer *l, const struct description *d, size_t i)
-{
-    for (size_t j = 0; j < l->n_arms; j++) {
-        const struct share *s = &shares_of(&l->arms[j], d)[i];
-
-        if (s->exposed > 0 || s->hits > 0)
-            return false;
-    }
-    return true;
-}
-
 static void put_description(struct buf *out, const struct report_layer *l,
                             const struct description *d)
 {
     struct grid *g;
-    size_t rows = 0;
 
-    for (size_t i = 0; i < d->n; i++)
-        rows += !is_empty(l, d, i);
-    if (rows == 0)
+    if (description_empty(d, l))
         return;
     buf_putc(out, '\n');
     g = grid_new(1 + 4 * (l->n_arms < ARMS_WIDE ? l->n_arms : ARMS_WIDE));
@@ -405,15 +353,15 @@ static void put_description(struct buf *out, const struct report_layer *l,
         head(g, "hits");
     }
     for (size_t i = 0; i < d->n; i++) {
-        if (is_empty(l, d, i))
+        if (!description_has(d, l, i))
             continue;
         d->name(cell(g), i);
         for (size_t j = 0; j < l->n_arms && j < ARMS_WIDE; j++) {
-            const struct share *s = &shares_of(&l->arms[j], d)[i];
+            const struct share *s = description_share(d, &l->arms[j], i);
 
             text_count(cell(g), (double)s->exposed);
             text_count(cell(g), (double)s->clicked);
-            text_percent(cell(g), s->exposed > 0 ? (double)s->clicked / (double)s->exposed : NAN);
+            text_percent(cell(g), description_ctr(s));
             text_count(cell(g), (double)s->hits);
         }
     }
@@ -445,7 +393,7 @@ static void put_layer(struct buf *out, const struct ctr_report *r, const struct 
     }
     buf_putc(out, '\n');
     put_apart(out, l);
-    for (size_t i = 0; i < ARRAY_LEN(descriptions); i++)
+    for (size_t i = 0; i < DESCRIPTIONS; i++)
         put_description(out, l, &descriptions[i]);
 }
 

@@ -14,9 +14,5 @@ void text_range(struct buf *b, const struct stats_interval *i, bool percent);
 void text_p(struct buf *b, double p);          /* 0.0312, 2.1e-07 */
 void text_time(struct buf *b, int64_t ms);     /* 2026-11-24 13:55, UTC */
 void text_duration(struct buf *b, int64_t ms); /* 24 h */
-/* "10-19" of rank_ends, "20 and more" of positions, "none" of interests. */
-void text_rank(struct buf *b, size_t i);
-void text_shown(struct buf *b, size_t i);
-void text_interest(struct buf *b, size_t i);
 
 #endif

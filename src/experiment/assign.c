@@ -157,8 +157,28 @@ int experiments_arm_of(const struct experiments *e, int layer, const char *unit,
 
 /* ---- arms that a request asks for ---------------------------------------------- */
 
+/* What a chosen arm sets, no other arm of the request may set: the arms of layers that exclude each
+ * other by `when` could meet here. *sets is what those before it set. */
+static int take_sets(const struct experiments *e, int l, struct assignment *out, uint32_t *sets,
+                     struct err *err)
+{
+    uint32_t own = e->layers[l].arms[out->arm[l]].sets, both = own & *sets;
+    size_t n;
+    const struct setting *table = settings_table(&n);
+    int other = 0;
+
+    *sets |= own;
+    if (both == 0)
+        return 0;
+    while (other == l || out->arm[other] == EXPERIMENT_NO_ARM ||
+           (e->layers[other].arms[out->arm[other]].sets & both) == 0)
+        other++;
+    return err_set(err, ERR_USAGE, "arms.%s: sets %s, and so does the arm of layer %s",
+                   e->layers[l].name, table[__builtin_ctz(both)].name, e->layers[other].name);
+}
+
 static int choose_one(const struct experiments *e, const char *layer, const json_t *arm,
-                      struct assignment *out, struct err *err)
+                      struct assignment *out, uint32_t *sets, struct err *err)
 {
     int l = experiments_layer_find(e, layer), a;
 
@@ -171,12 +191,12 @@ static int choose_one(const struct experiments *e, const char *layer, const json
         return err_set(err, ERR_USAGE, "arms.%s: the layer has no arm \"%.64s\"", layer,
                        json_string_value(arm));
     out->arm[l] = (uint8_t)a;
-    return 0;
+    return take_sets(e, l, out, sets, err);
 }
 
 /* jansson's iterators take no const, but change nothing. */
 static int choose(const struct experiments *e, const json_t *forced, struct assignment *out,
-                  struct err *err)
+                  uint32_t *sets, struct err *err)
 {
     json_t *object = (json_t *)(uintptr_t)forced, *arm;
     const char *layer;
@@ -188,7 +208,7 @@ static int choose(const struct experiments *e, const json_t *forced, struct assi
                        "arms: the experiments do not allow a request to choose "
                        "(allow_forced)");
     json_object_foreach (object, layer, arm)
-        if (choose_one(e, layer, arm, out, err) == -1)
+        if (choose_one(e, layer, arm, out, sets, err) == -1)
             return -1;
     out->forced = true;
     return 0;
@@ -197,16 +217,24 @@ static int choose(const struct experiments *e, const json_t *forced, struct assi
 int experiments_assign(const struct experiments *e, const struct experiment_subject *subject,
                        struct assignment *out, struct err *err)
 {
+    uint32_t sets = 0; /* by the arms that the request chose */
+
     memset(out->arm, EXPERIMENT_NO_ARM, sizeof out->arm);
     out->code = 0;
     out->forced = false;
-    if (choose(e, subject->forced, out, err) == -1)
+    if (choose(e, subject->forced, out, &sets, err) == -1)
         return -1;
     for (int i = 0; i < e->n_layers; i++) {
-        if (out->arm[i] == EXPERIMENT_NO_ARM)
-            out->arm[i] = arm_of(&e->layers[i], subject, &out->forced);
+        const struct layer *l = &e->layers[i];
+
+        if (out->arm[i] == EXPERIMENT_NO_ARM) {
+            uint8_t arm = arm_of(l, subject, &out->forced);
+
+            if (arm != EXPERIMENT_NO_ARM && (l->arms[arm].sets & sets) == 0)
+                out->arm[i] = arm;
+        }
         if (out->arm[i] != EXPERIMENT_NO_ARM)
-            out->code += ((uint64_t)out->arm[i] + 1) * e->layers[i].radix;
+            out->code += ((uint64_t)out->arm[i] + 1) * l->radix;
     }
     return 0;
 }

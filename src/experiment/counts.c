@@ -6,7 +6,6 @@
  * that are written in turn: of the newest `remember` ids about 99 of 100 are still there, of older
  * ones fewer and fewer. The value is the code of the assignment and the generation of the
  * experiments it belongs to. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -252,40 +251,6 @@ static uint64_t see(const struct layer *l, struct seen *arms)
     return sum;
 }
 
-/* Pearson's statistic against the weights, over arms that have one; *degrees of freedom. */
-static double chi_square(const struct layer *l, const struct seen *arms, uint64_t sum, int *degrees)
-{
-    double weights = 0, x = 0;
-
-    *degrees = -1;
-    for (int i = 0; i < l->n_arms; i++)
-        weights += l->arms[i].weight;
-    for (int i = 0; i < l->n_arms; i++) {
-        double expected = (double)sum * l->arms[i].weight / weights;
-        double off = (double)arms[i].served - expected;
-
-        if (expected > 0) {
-            x += off * off / expected;
-            ++*degrees;
-        }
-    }
-    return x;
-}
-
-/* The probability of a chi-square of at least x: in closed form for one and two degrees, and from
- * n to n + 2 by a term each. */
-static double chi_square_p(double x, int degrees)
-{
-    double half = x / 2, p = degrees % 2 == 1 ? erfc(sqrt(half)) : exp(-half);
-    double term = degrees % 2 == 1 ? 2 * sqrt(half / M_PI) * exp(-half) : half * exp(-half);
-
-    for (int n = degrees % 2 == 1 ? 1 : 2; n < degrees; n += 2) {
-        p += term;
-        term *= half / (n / 2.0 + 1);
-    }
-    return p < 1 ? p : 1;
-}
-
 static void put_arm(struct buf *json, const struct layer *l, int arm, const struct seen *s,
                     uint64_t sum)
 {
@@ -304,9 +269,16 @@ static void put_arm(struct buf *json, const struct layer *l, int arm, const stru
 static void put_ratio(struct buf *json, const struct layer *l, const struct seen *arms,
                       uint64_t sum)
 {
+    double served[EXPERIMENT_ARMS_MAX], shares[EXPERIMENT_ARMS_MAX], weights = 0, x, p;
     int degrees;
-    double x = chi_square(l, arms, sum, &degrees);
 
+    for (int i = 0; i < l->n_arms; i++)
+        weights += l->arms[i].weight;
+    for (int i = 0; i < l->n_arms; i++) {
+        served[i] = (double)arms[i].served;
+        shares[i] = l->arms[i].weight / weights;
+    }
+    p = chi_square_test(served, shares, (size_t)l->n_arms, &x, &degrees);
     buf_puts(json, ",\"sample_ratio\":{\"of\":\"answers\",\"chi_square\":");
     if (sum == 0 || degrees < 1) {
         buf_puts(json, "null,\"degrees\":null,\"p\":null}");
@@ -314,7 +286,7 @@ static void put_ratio(struct buf *json, const struct layer *l, const struct seen
     }
     buf_f64(json, x);
     buf_printf(json, ",\"degrees\":%d,\"p\":", degrees);
-    buf_f64(json, chi_square_p(x, degrees));
+    buf_f64(json, p);
     buf_putc(json, '}');
 }
 

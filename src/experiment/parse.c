@@ -3,11 +3,10 @@
  * One table row per key. What is wrong is named by its place ("layers[1].arms[0].weight"), which is
  * also the `field` of a refused PUT. */
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "experiment_impl.h"
+#include "place.h"
 
 /* Weights must sum to 1 this exactly: half of one of the hash's 10,000 steps, so that no unit falls
  * behind the last arm. */
@@ -16,56 +15,6 @@
 #define SEED_MAX 128
 #define UNIT_MAX 256
 #define VERSION_MAX INT64_C(9007199254740991) /* what every JSON reader reads exactly */
-
-/* ---- where something stands ------------------------------------------------------ */
-
-/* A key, or an element of the list above. */
-struct place {
-    const struct place *up;
-    const char *key; /* NULL = element `index` */
-    size_t index;
-};
-
-struct reading {
-    const char *name; /* of the file, or NULL */
-    const struct experiment_checks *checks;
-    struct experiments *e;
-    struct err *err;
-};
-
-static void put_place(struct buf *out, const struct place *at)
-{
-    if (at == NULL)
-        return;
-    put_place(out, at->up);
-    if (at->key == NULL)
-        buf_printf(out, "[%zu]", at->index);
-    else
-        buf_printf(out, "%s%s", at->up != NULL ? "." : "", at->key);
-}
-
-static int bad(const struct reading *r, const struct place *at, const char *fmt, ...)
-    PRINTF_LIKE(3, 4);
-
-static int bad(const struct reading *r, const struct place *at, const char *fmt, ...)
-{
-    struct buf text = BUF_INIT;
-    va_list args;
-
-    if (r->name != NULL)
-        buf_printf(&text, "%s: ", r->name);
-    put_place(&text, at);
-    if (at == NULL && r->name == NULL)
-        buf_puts(&text, "body");
-    if (at != NULL || r->name == NULL)
-        buf_puts(&text, ": ");
-    va_start(args, fmt);
-    buf_vprintf(&text, fmt, args);
-    va_end(args);
-    err_set(r->err, ERR_USAGE, "%s", buf_cstr(&text));
-    buf_clear(&text);
-    return -1;
-}
 
 /* ---- objects by table ------------------------------------------------------------ */
 
@@ -80,8 +29,8 @@ static int unknown_key(struct reading *r, const struct place *at, const char *ke
 {
     struct place here = {at, key, 0};
 
-    return experiment_name_valid(key) ? bad(r, &here, "there is no such key")
-                                      : bad(r, at, "there is no key \"%.64s\"", key);
+    return experiment_name_valid(key) ? place_bad(r, &here, "there is no such key")
+                                      : place_bad(r, at, "there is no key \"%.64s\"", key);
 }
 
 static int read_object(struct reading *r, const struct key *keys, size_t n, void *into, json_t *v,
@@ -91,7 +40,7 @@ static int read_object(struct reading *r, const struct key *keys, size_t n, void
     json_t *value;
 
     if (!json_is_object(v))
-        return bad(r, at, "must be an object");
+        return place_bad(r, at, "must be an object");
     json_object_foreach (v, name, value) {
         size_t i = 0;
 
@@ -105,7 +54,7 @@ static int read_object(struct reading *r, const struct key *keys, size_t n, void
 
         value = json_object_get(v, keys[i].name);
         if (value == NULL && keys[i].required)
-            return bad(r, &here, "is missing");
+            return place_bad(r, &here, "is missing");
         if (value != NULL && keys[i].read(r, into, value, &here) == -1)
             return -1;
     }
@@ -120,7 +69,8 @@ static int read_name(struct reading *r, char out[EXPERIMENT_NAME_MAX + 1], json_
     const char *s = json_string_value(v);
 
     if (s == NULL || !experiment_name_valid(s))
-        return bad(r, at, "must be a name: 1 to %d of A-Z a-z 0-9 . _ -", EXPERIMENT_NAME_MAX);
+        return place_bad(r, at, "must be a name: 1 to %d of A-Z a-z 0-9 . _ -",
+                         EXPERIMENT_NAME_MAX);
     memcpy(out, s, strlen(s) + 1);
     return 0;
 }
@@ -130,7 +80,7 @@ static int read_share(struct reading *r, double *out, json_t *v, const struct pl
     double x = json_number_value(v);
 
     if (!json_is_number(v) || !(x >= 0 && x <= 1))
-        return bad(r, at, "must be a number from 0 to 1");
+        return place_bad(r, at, "must be a number from 0 to 1");
     *out = x;
     return 0;
 }
@@ -165,10 +115,10 @@ static int set_value(struct reading *r, struct arm *arm, const struct setting *w
     char *text;
 
     if (textual && !json_is_string(v))
-        return bad(r, at, "must be a string");
+        return place_bad(r, at, "must be a string");
     text = textual ? xstrdup(json_string_value(v)) : json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
     if (text == NULL || settings_set(&arm->settings, which, text, &why) == -1)
-        bad(r, at, "%s", text == NULL ? "cannot be read" : why.text);
+        place_bad(r, at, "%s", text == NULL ? "cannot be read" : why.text);
     free(text);
     return r->err->code == ERR_NONE ? 0 : -1;
 }
@@ -199,7 +149,7 @@ static int arm_set(struct reading *r, void *into, json_t *v, const struct place 
 
     table = settings_table(&n);
     if (!json_is_object(v))
-        return bad(r, at, "must be an object");
+        return place_bad(r, at, "must be an object");
     arm->spans = xcalloc(json_object_size(v) + 1, sizeof *arm->spans);
     json_object_foreach (v, name, value) {
         const struct setting *which = settings_find(name);
@@ -234,7 +184,7 @@ static int layer_seed(struct reading *r, void *into, json_t *v, const struct pla
     size_t len = json_string_length(v);
 
     if (len == 0 || len > SEED_MAX)
-        return bad(r, at, "must be a string of 1 to %d bytes", SEED_MAX);
+        return place_bad(r, at, "must be a string of 1 to %d bytes", SEED_MAX);
     ((struct layer *)into)->seed = xstrdup(json_string_value(v));
     return 0;
 }
@@ -246,7 +196,7 @@ static int layer_unit(struct reading *r, void *into, json_t *v, const struct pla
 
     if (s == NULL ||
         (strcmp(s, "user_id") != 0 && strcmp(s, "request_id") != 0 && context_member(s) == NULL))
-        return bad(r, at, "must be user_id, request_id or context.NAME");
+        return place_bad(r, at, "must be user_id, request_id or context.NAME");
     l->unit_text = xstrdup(s);
     return 0;
 }
@@ -257,7 +207,7 @@ static int condition_values(struct reading *r, struct condition *c, json_t *v,
     size_t n = json_array_size(v);
 
     if (n == 0 || n > VALUES_MAX)
-        return bad(r, at, "must be a list of 1 to %d values", VALUES_MAX);
+        return place_bad(r, at, "must be a list of 1 to %d values", VALUES_MAX);
     c->values = xcalloc(n, sizeof *c->values);
     for (size_t i = 0; i < n; i++) {
         struct place here = {at, NULL, i};
@@ -265,12 +215,12 @@ static int condition_values(struct reading *r, struct condition *c, json_t *v,
         struct value given;
 
         if (!value_of_json(json_array_get(v, i), digits, &given))
-            return bad(r, &here, "must be a string, an integer, true or false");
+            return place_bad(r, &here, "must be a string, an integer, true or false");
         if (given.kind == VALUE_TEXT)
             given.text = xstrndup(given.text, given.len);
         c->values[c->n_values++] = given;
         if (c->context == NULL && given.kind != VALUE_TEXT)
-            return bad(r, &here, "a scene is a string");
+            return place_bad(r, &here, "a scene is a string");
     }
     return 0;
 }
@@ -282,7 +232,7 @@ static int layer_when(struct reading *r, void *into, json_t *v, const struct pla
     json_t *values;
 
     if (!json_is_object(v))
-        return bad(r, at, "must be an object");
+        return place_bad(r, at, "must be an object");
     l->when = xcalloc(json_object_size(v) + 1, sizeof *l->when);
     json_object_foreach (v, name, values) {
         struct condition *c = &l->when[l->n_when];
@@ -290,7 +240,7 @@ static int layer_when(struct reading *r, void *into, json_t *v, const struct pla
         struct place here = {at, name, 0};
 
         if (member == NULL && strcmp(name, "scene") != 0)
-            return bad(r, at, "\"%.64s\" is neither scene nor context.NAME", name);
+            return place_bad(r, at, "\"%.64s\" is neither scene nor context.NAME", name);
         c->context = member == NULL ? NULL : xstrdup(member);
         l->n_when++;
         if (condition_values(r, c, values, &here) == -1)
@@ -311,7 +261,7 @@ static int check_arm_name(struct reading *r, const struct layer *l, const struct
 
     for (int i = 0; i < l->n_arms - 1; i++)
         if (strcmp(l->arms[i].name, arm->name) == 0)
-            return bad(r, &name, "arms[%d] has this name already", i);
+            return place_bad(r, &name, "arms[%d] has this name already", i);
     return 0;
 }
 
@@ -322,7 +272,7 @@ static int layer_arms(struct reading *r, void *into, json_t *v, const struct pla
     double sum = 0;
 
     if (n == 0 || n > EXPERIMENT_ARMS_MAX)
-        return bad(r, at, "must be a list of 1 to %d arms", EXPERIMENT_ARMS_MAX);
+        return place_bad(r, at, "must be a list of 1 to %d arms", EXPERIMENT_ARMS_MAX);
     l->arms = xcalloc(n, sizeof *l->arms);
     for (size_t i = 0; i < n; i++) {
         struct place here = {at, NULL, i};
@@ -336,8 +286,8 @@ static int layer_arms(struct reading *r, void *into, json_t *v, const struct pla
         sum += arm->weight;
     }
     if (fabs(sum - 1) > WEIGHTS_TOLERANCE)
-        return bad(r, at, "the weights sum to %.6g, not to 1 (within %.5f)", sum,
-                   WEIGHTS_TOLERANCE);
+        return place_bad(r, at, "the weights sum to %.6g, not to 1 (within %.5f)", sum,
+                         WEIGHTS_TOLERANCE);
     return 0;
 }
 
@@ -349,7 +299,7 @@ static int layer_force(struct reading *r, void *into, json_t *v, const struct pl
     json_t *arm;
 
     if (!json_is_object(v) || json_object_size(v) > EXPERIMENT_FORCE_MAX)
-        return bad(r, at, "must be an object of at most %d units", EXPERIMENT_FORCE_MAX);
+        return place_bad(r, at, "must be an object of at most %d units", EXPERIMENT_FORCE_MAX);
     if (json_object_size(v) == 0)
         return 0;
     while (places < 2 * json_object_size(v))
@@ -361,9 +311,9 @@ static int layer_force(struct reading *r, void *into, json_t *v, const struct pl
         int which = json_is_string(arm) ? layer_arm_find(l, json_string_value(arm)) : -1;
 
         if (len == 0 || len > UNIT_MAX)
-            return bad(r, at, "a unit has 1 to %d bytes", UNIT_MAX);
+            return place_bad(r, at, "a unit has 1 to %d bytes", UNIT_MAX);
         if (which == -1)
-            return bad(r, at, "\"%.64s\" must get one of this layer's arms", unit);
+            return place_bad(r, at, "\"%.64s\" must get one of this layer's arms", unit);
         *forced_place(l, unit, len) = (struct forced){xstrdup(unit), len, (uint8_t)which};
     }
     return 0;
@@ -416,145 +366,6 @@ static void identify(struct layer *l)
     buf_clear(&out);
 }
 
-/* ---- layers together ------------------------------------------------------------- */
-
-static bool share_a_value(const struct condition *a, const struct condition *b)
-{
-    for (size_t i = 0; i < a->n_values; i++)
-        for (size_t k = 0; k < b->n_values; k++)
-            if (value_equal(&a->values[i], &b->values[k]))
-                return true;
-    return false;
-}
-
-static bool same_member(const struct condition *a, const struct condition *b)
-{
-    return a->context == NULL || b->context == NULL ? a->context == b->context
-                                                    : strcmp(a->context, b->context) == 0;
-}
-
-/* Unless they ask one thing for different values, some request suits both. */
-static bool both_can_match(const struct layer *a, const struct layer *b)
-{
-    for (size_t i = 0; i < a->n_when; i++)
-        for (size_t k = 0; k < b->n_when; k++)
-            if (same_member(&a->when[i], &b->when[k]) && !share_a_value(&a->when[i], &b->when[k]))
-                return false;
-    return true;
-}
-
-static uint32_t all_sets(const struct layer *l)
-{
-    uint32_t sets = 0;
-
-    for (int i = 0; i < l->n_arms; i++)
-        sets |= l->arms[i].sets;
-    return sets;
-}
-
-/* The first arm of `l`, at `at`, that sets one of `both`. */
-static int two_set(struct reading *r, const struct layer *l, uint32_t both, const char *other,
-                   const struct place *at)
-{
-    size_t n;
-    const struct setting *table = settings_table(&n);
-    int arm = 0, bit;
-
-    while ((l->arms[arm].sets & both) == 0)
-        arm++;
-    bit = __builtin_ctz(l->arms[arm].sets & both);
-    {
-        struct place arms = {at, "arms", 0}, one = {&arms, NULL, (size_t)arm};
-        struct place set = {&one, "set", 0}, key = {&set, table[bit].name, 0};
-
-        return bad(r, &key, "layer %s sets it too, and one request can be in both", other);
-    }
-}
-
-/* Layer `j` against those before it. */
-static int check_pairs(struct reading *r, int j, const struct place *at)
-{
-    const struct layer *l = &r->e->layers[j];
-
-    for (int i = 0; i < j; i++) {
-        const struct layer *other = &r->e->layers[i];
-        uint32_t both = all_sets(l) & all_sets(other);
-        struct place name = {at, "name", 0}, seed = {at, "seed", 0};
-
-        if (strcmp(l->name, other->name) == 0)
-            return bad(r, &name, "layers[%d] has this name already", i);
-        if (!both_can_match(l, other))
-            continue;
-        if (strcmp(l->seed, other->seed) == 0)
-            return bad(r, &seed,
-                       "layer %s has this seed too: who gets which arm would not be independent",
-                       other->name);
-        if (both != 0)
-            return two_set(r, l, both, other->name, at);
-    }
-    return 0;
-}
-
-static int give_codes(struct reading *r, const struct place *at)
-{
-    uint64_t codes = 1;
-
-    for (int i = 0; i < r->e->n_layers; i++) {
-        r->e->layers[i].radix = codes;
-        codes *= (uint64_t)r->e->layers[i].n_arms + 1;
-        if (codes >= CODES_MAX)
-            return bad(r, at,
-                       "together they have too many arms: the product of (arms + 1) over "
-                       "all layers must be below 2^52");
-    }
-    return 0;
-}
-
-/* ---- against what surrounds it --------------------------------------------------- */
-
-static int check_arm(struct reading *r, const struct arm *arm, const struct place *at)
-{
-    size_t n_table;
-    const struct setting *table = settings_table(&n_table);
-    uint32_t sets_bundle = UINT32_C(1) << (settings_find("bundle") - table);
-    uint32_t sets_n = UINT32_C(1) << (settings_find("n") - table);
-    struct place set = {at, "set", 0}, bundle = {&set, "bundle", 0}, n = {&set, "n", 0};
-    const struct experiment_checks *c = r->checks;
-
-    if (c == NULL)
-        return 0;
-    if (c->bundle_known != NULL && arm->sets & sets_bundle && arm->settings.bundle[0] != '\0' &&
-        !c->bundle_known(c->arg, arm->settings.bundle))
-        return bad(r, &bundle, "no bundle or alias \"%s\" is loaded", arm->settings.bundle);
-    if (c->n_max > 0 && arm->sets & sets_n && arm->settings.n > c->n_max)
-        return bad(r, &n, "must be at most recall.n_max = %d", c->n_max);
-    return 0;
-}
-
-static int check_surroundings(struct reading *r)
-{
-    struct place layers = {NULL, "layers", 0};
-
-    for (int i = 0; i < r->e->n_layers; i++)
-        for (int k = 0; k < r->e->layers[i].n_arms; k++) {
-            struct place layer = {&layers, NULL, (size_t)i}, arms = {&layer, "arms", 0};
-            struct place arm = {&arms, NULL, (size_t)k};
-
-            if (check_arm(r, &r->e->layers[i].arms[k], &arm) == -1)
-                return -1;
-        }
-    return 0;
-}
-
-int experiments_check(const struct experiments *e, const struct experiment_checks *checks,
-                      struct err *err)
-{
-    /* Only looked at. */
-    struct reading r = {NULL, checks, (struct experiments *)(uintptr_t)e, err};
-
-    return check_surroundings(&r);
-}
-
 /* ---- the whole ------------------------------------------------------------------- */
 
 static int file_version(struct reading *r, void *into, json_t *v, const struct place *at)
@@ -563,7 +374,7 @@ static int file_version(struct reading *r, void *into, json_t *v, const struct p
 
     (void)into;
     if (!json_is_integer(v) || x < 0 || x > VERSION_MAX)
-        return bad(r, at, "must be a whole number from 0 to 2^53 - 1");
+        return place_bad(r, at, "must be a whole number from 0 to 2^53 - 1");
     r->e->version = x;
     return 0;
 }
@@ -574,7 +385,7 @@ static int file_hash(struct reading *r, void *into, json_t *v, const struct plac
 
     (void)into;
     if (!json_is_string(v) || strcmp(json_string_value(v), known) != 0)
-        return bad(r, at, "must be \"%s\": no other is known", known);
+        return place_bad(r, at, "must be \"%s\": no other is known", known);
     return 0;
 }
 
@@ -582,7 +393,7 @@ static int file_allow_forced(struct reading *r, void *into, json_t *v, const str
 {
     (void)into;
     if (!json_is_boolean(v))
-        return bad(r, at, "must be true or false");
+        return place_bad(r, at, "must be true or false");
     r->e->allow_forced = json_is_true(v);
     return 0;
 }
@@ -594,7 +405,7 @@ static int file_layers(struct reading *r, void *into, json_t *v, const struct pl
 
     (void)into;
     if (!json_is_array(v) || n > EXPERIMENT_LAYERS_MAX)
-        return bad(r, at, "must be a list of at most %d layers", EXPERIMENT_LAYERS_MAX);
+        return place_bad(r, at, "must be a list of at most %d layers", EXPERIMENT_LAYERS_MAX);
     e->layers = xcalloc(n + 1, sizeof *e->layers);
     for (size_t i = 0; i < n; i++) {
         struct place here = {at, NULL, i};
@@ -605,10 +416,10 @@ static int file_layers(struct reading *r, void *into, json_t *v, const struct pl
             return -1;
         complete(l);
         identify(l);
-        if (check_pairs(r, (int)i, &here) == -1)
+        if (check_layer(r, (int)i, &here) == -1)
             return -1;
     }
-    return give_codes(r, at);
+    return check_codes(r, at);
 }
 
 static const struct key file_keys[] = {
@@ -625,7 +436,7 @@ static int read_text(struct reading *r, const char *text, size_t len)
     int result;
 
     if (json == NULL)
-        return bad(r, NULL, "line %d, column %d: %s", why.line, why.column, why.text);
+        return place_bad(r, NULL, "line %d, column %d: %s", why.line, why.column, why.text);
     result = read_object(r, file_keys, ARRAY_LEN(file_keys), NULL, json, NULL);
     json_decref(json);
     return result == 0 ? check_surroundings(r) : -1;
@@ -637,7 +448,7 @@ struct experiments *experiments_parse(const char *name, const char *text, size_t
     struct reading r = {name, checks, experiments_new(), err};
 
     if (len > EXPERIMENT_TEXT_MAX) {
-        bad(&r, NULL, "has more than %d bytes", EXPERIMENT_TEXT_MAX);
+        place_bad(&r, NULL, "has more than %d bytes", EXPERIMENT_TEXT_MAX);
         experiments_release(r.e);
         return NULL;
     }

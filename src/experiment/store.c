@@ -193,23 +193,45 @@ int experiment_store_load(struct experiment_store *s, const char *file,
 
 /* ---- from a client --------------------------------------------------------------- */
 
-/* Entity tags, or *. A weak one (W/"...") matches nothing. */
-static bool tag_matches(const char *if_match, const char *sha256)
+/* An entity tag of a list; *opaque is what stands between its quotes. Behind it, or NULL. */
+static const char *read_tag(const char *p, bool *weak, struct str *opaque)
 {
-    const char *p = if_match + strspn(if_match, " \t");
+    *weak = strncmp(p, "W/", 2) == 0;
+    p += *weak ? 2 : 0;
+    if (*p != '"')
+        return NULL;
+    opaque->p = ++p;
+    while (*p != '"') /* 0x7f and what is not printed cannot be part of a tag */
+        if ((unsigned char)*p <= ' ' || *p++ == 0x7f)
+            return NULL;
+    opaque->len = (size_t)(p - opaque->p);
+    return p + 1;
+}
 
-    if (strcmp(p, "*") == 0)
-        return true;
-    while (*p != '\0') {
-        size_t len = strcspn(p, ",");
+/* Does the header name this version? -1 when it is malformed. A weak tag matches nothing; elements
+ * of a list may be empty. */
+static int tag_matches(const char *if_match, const char *sha256)
+{
+    static const char blanks[] = " \t";
+    const char *p = if_match + strspn(if_match, blanks);
+    bool weak, found = false;
+    struct str tag;
 
-        if (len >= SHA256_HEX + 1 && p[0] == '"' && strncmp(p + 1, sha256, SHA256_HEX - 1) == 0 &&
-            p[SHA256_HEX] == '"' && strspn(p + SHA256_HEX + 1, " \t") == len - SHA256_HEX - 1)
-            return true;
-        p += len;
+    if (*p == '*')
+        return p[1 + strspn(p + 1, blanks)] == '\0' ? 1 : -1;
+    for (;;) {
         p += strspn(p, ", \t");
+        if (*p == '\0')
+            return found;
+        p = read_tag(p, &weak, &tag);
+        if (p == NULL)
+            return -1;
+        found =
+            found || (!weak && tag.len == SHA256_HEX - 1 && memcmp(tag.p, sha256, tag.len) == 0);
+        p += strspn(p, blanks);
+        if (*p != ',' && *p != '\0')
+            return -1;
     }
-    return false;
 }
 
 /* Under `change`. */
@@ -218,11 +240,16 @@ static enum experiment_put put(struct experiment_store *s, const char *text, siz
                                struct err *err)
 {
     const struct experiments *old = experiment_store_acquire(s);
-    bool matches = if_match != NULL && tag_matches(if_match, old->sha256);
+    int matches = tag_matches(if_match, old->sha256);
     struct experiments *e;
 
     experiments_release(old);
-    if (!matches) {
+    if (matches == -1) {
+        err_set(err, ERR_USAGE,
+                "the header If-Match must be a list of entity tags in quotes, or * alone");
+        return EXPERIMENT_BAD_MATCH;
+    }
+    if (matches == 0) {
         err_set(err, ERR_CONFLICT, "the experiments have changed: read them again");
         return EXPERIMENT_CHANGED;
     }

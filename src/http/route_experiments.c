@@ -3,7 +3,9 @@
  * They are replaced on the administrative thread, with the bundles held still: what is checked
  * against the bundles is published together with them. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "server.h"
 
@@ -43,9 +45,9 @@ enum MHD_Result route_report(struct request *r)
 /* ---- replacing ----------------------------------------------------------------------------- */
 
 static const int status_of_put[] = {
-    [EXPERIMENT_PUT] = 200,      [EXPERIMENT_NO_MATCH] = 428, [EXPERIMENT_CHANGED] = 412,
-    [EXPERIMENT_NO_STATE] = 409, [EXPERIMENT_BAD] = 400,      [EXPERIMENT_EARLY] = 503,
-    [EXPERIMENT_FAILED] = 500,
+    [EXPERIMENT_PUT] = 200,     [EXPERIMENT_NO_MATCH] = 428, [EXPERIMENT_BAD_MATCH] = 400,
+    [EXPERIMENT_CHANGED] = 412, [EXPERIMENT_NO_STATE] = 409, [EXPERIMENT_BAD] = 400,
+    [EXPERIMENT_EARLY] = 503,   [EXPERIMENT_FAILED] = 500,
 };
 
 static bool bundle_known(void *set, const char *name)
@@ -53,10 +55,13 @@ static bool bundle_known(void *set, const char *name)
     return bundle_set_find(set, name) != NULL;
 }
 
-/* What is wrong is named first, by its place in the body. */
+/* What is wrong is named first, by its place in the body. When that is all of it, no field is to
+ * blame. */
 static void take_field(struct request *r)
 {
     snprintf(r->field, sizeof r->field, "%.*s", (int)strcspn(r->err.text, ":"), r->err.text);
+    if (strcmp(r->field, "body") == 0)
+        r->field[0] = '\0';
 }
 
 static int replace_beside(void *arg, const struct bundle_set *set, struct ref **beside,
@@ -90,10 +95,23 @@ static void replace(struct request *r)
         r->status = 200;
 }
 
+/* A header that comes twice is one list. */
+static enum MHD_Result add_if_match(void *given, enum MHD_ValueKind kind, const char *key,
+                                    const char *value)
+{
+    char **list = given, *before = *list;
+
+    (void)kind;
+    if (strcasecmp(key, "If-Match") != 0)
+        return MHD_YES;
+    *list = before == NULL ? xstrdup(value != NULL ? value : "")
+                           : xasprintf("%s, %s", before, value != NULL ? value : "");
+    free(before);
+    return MHD_YES;
+}
+
 enum MHD_Result route_replace(struct request *r)
 {
-    const char *if_match = MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, "If-Match");
-
-    r->given = if_match == NULL ? NULL : xstrdup(if_match);
+    MHD_get_connection_values(r->mhd, MHD_HEADER_KIND, add_if_match, &r->given);
     return on_admin_thread(r, replace);
 }

@@ -34,7 +34,7 @@ struct journal_file {
     uint64_t bytes, began_ns; /* the writer's */
     atomic_bool dirty;        /* written since it was synced */
     atomic_bool broken;       /* it could not be synced: begin another one */
-    bool named;               /* the syncer's: its name is on the disk too */
+    bool synced;              /* the syncer's: it could be, once, and so was its name */
 };
 
 enum journal_loss { LOST_RING_FULL, LOST_WRITE_FAILED, LOST_TOO_LONG, JOURNAL_LOSSES };

@@ -1,7 +1,8 @@
 /* reader.c - the lines of many files, one after the other.
  *
  * A file that is being written ends somewhere; so does one whose writer was killed. A last line
- * without its '\n' is therefore counted and left out, wherever it is met. */
+ * without its '\n' is therefore counted and left out, wherever it is met. So is a file that the
+ * writer's retention deletes between the moment it was listed and the moment it would be read. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,26 +107,30 @@ struct journal_reader *journal_reader_open(enum journal_kind kind, const char *c
 
 /* ---- lines --------------------------------------------------------------------------------- */
 
-/* The file, or what it was compressed to since the folder was listed. */
+/* The file, or what it was compressed to since the folder was listed. 1, 0 when it is neither there
+ * any more, -1 */
 static int open_file(struct journal_reader *r, struct err *err)
 {
     const char *path = r->files[r->at].path;
-    struct err ignored = ERR_INIT, first = ERR_INIT;
+    struct err why = ERR_INIT;
 
-    r->in = codec_in_open(path, &first);
-    for (int form = JOURNAL_GZIP;
-         r->in == NULL && first.code == ERR_NOT_FOUND && form <= JOURNAL_ZSTD; form++) {
-        char *packed = xasprintf("%s%s", path, journal_suffixes[form]);
+    for (int form = JOURNAL_PLAIN; form <= JOURNAL_ZSTD; form++) {
+        char *named = xasprintf("%s%s", path, journal_suffixes[form]);
 
-        r->in = codec_in_open(packed, &ignored);
-        free(packed);
+        err_clear(&why);
+        r->in = codec_in_open(named, &why);
+        free(named);
+        if (r->in != NULL || why.code != ERR_NOT_FOUND)
+            break;
     }
     r->line = 0;
     r->text.len = r->start = r->seen = 0;
-    return r->in != NULL ? 0 : err_set(err, first.code, "%s", first.text);
+    if (r->in != NULL)
+        return 1;
+    return why.code == ERR_NOT_FOUND ? 0 : err_set(err, why.code, "%s", why.text);
 }
 
-static void close_file(struct journal_reader *r)
+static void end_file(struct journal_reader *r)
 {
     codec_in_free(r->in);
     r->in = NULL;
@@ -173,10 +178,15 @@ static bool take_line(struct journal_reader *r, const char **line, size_t *len)
 int journal_reader_next(struct journal_reader *r, const char **line, size_t *len, struct err *err)
 {
     while (r->at < r->n_files) {
-        int more;
+        int more = r->in == NULL ? open_file(r, err) : 1;
 
-        if (r->in == NULL && open_file(r, err) == -1)
+        if (more == -1)
             return -1;
+        if (more == 0) {
+            r->progress.gone++;
+            end_file(r);
+            continue;
+        }
         while (take_line(r, line, len)) {
             if (*len == 0)
                 continue;
@@ -189,7 +199,7 @@ int journal_reader_next(struct journal_reader *r, const char **line, size_t *len
             return -1;
         if (more == 0) {
             r->progress.torn += r->text.len > r->start;
-            close_file(r);
+            end_file(r);
         }
     }
     return 0;

@@ -32,14 +32,15 @@ static void sync_file(struct journal *j, struct journal_file *f)
         return;
     if (fdatasync(f->fd) == -1) {
         metric_add(journal_sync_failures, 1);
-        atomic_store(&f->broken, true);
+        if (f->synced) /* or another one would fare no better */
+            atomic_store(&f->broken, true);
         if (log_allow(&limit, &held))
             LOG_WARN("journal_sync_failed", "file=%s held_back=%u %s", f->path, held,
                      strerror(errno));
-    }
-    if (!f->named)
+    } else if (!f->synced) {
         sync_folder(j->dir);
-    f->named = true;
+        f->synced = true;
+    }
     metric_observe(journal_sync_seconds, (double)(clock_ns() - start) * 1e-9);
 }
 

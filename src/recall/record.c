@@ -144,9 +144,9 @@ static void record_items(struct recorder *r, const struct recall_call *c, struct
 
 /* ---- the whole ------------------------------------------------------------------------------ */
 
-void recorder_write(struct recorder *r, const struct recall_call *c)
+static struct journal_served record(struct recorder *r, const struct recall_call *c,
+                                    char room[JOURNAL_USER_ROOM])
 {
-    char room[JOURNAL_USER_ROOM];
     struct journal_served s = {
         .ts_ms = clock_wall_ms(),
         .serve_id = text(c->serve_id),
@@ -162,11 +162,20 @@ void recorder_write(struct recorder *r, const struct recall_call *c)
         .took_us = c->took_us,
     };
 
-    if (c->n_picks > PICKS_MAX || !journal_samples(r->journal, c->user_id, c->request_id))
-        return;
     record_experiments(r, c, &s);
     record_degraded(r, c, &s);
     record_items(r, c, &s);
+    return s;
+}
+
+void recorder_write(struct recorder *r, const struct recall_call *c)
+{
+    char room[JOURNAL_USER_ROOM];
+    struct journal_served s;
+
+    if (c->n_picks > PICKS_MAX || !journal_samples(r->journal, c->user_id, c->request_id))
+        return;
+    s = record(r, c, room);
     r->line.len = 0;
     journal_served_encode(&r->line, &s);
     journal_push(r->ring, r->line.p, r->line.len);

@@ -16,15 +16,13 @@ def lines(folder, kind):
     return [json.loads(line) for path in sorted(Path(folder).glob(f"{kind}-*")) for line in path.read_text().splitlines()]
 
 
-def earliest(events):
-    """{answer's name: {(item, kind): the earliest event}}"""
-    found = defaultdict(dict)
+def by_answer(events):
+    """{answer's name: {(item, kind): events}}"""
+    found = defaultdict(lambda: defaultdict(list))
     for e in events:
         if e["event"] in ("exposed", "clicked"):
             name = ("s", e["serve_id"]) if "serve_id" in e else ("r", e["request_id"])
-            before = found[name].get((e["item_id"], e["event"]))
-            if before is None or e["ts_ms"] < before["ts_ms"]:
-                found[name][e["item_id"], e["event"]] = e
+            found[name][e["item_id"], e["event"]].append(e)
     return found
 
 
@@ -32,12 +30,12 @@ def answer_counts(answer, events, window_ms, all_items):
     """What one answer adds to its user, and what of it is described or counted apart."""
     items = {}
     apart = Counter()
-    for (item, kind), e in events.items():
-        after = e["ts_ms"] - answer["ts_ms"]
-        if after > window_ms or after < -EARLY_MS:
-            apart["late_events" if after > 0 else "early_events"] += 1
+    for (item, kind), repeats in events.items():
+        after = sorted(e["ts_ms"] - answer["ts_ms"] for e in repeats)
+        if any(-EARLY_MS <= ms <= window_ms for ms in after):
+            items.setdefault(item, set()).add(kind)
         else:
-            items.setdefault(item, {})[kind] = e
+            apart["late_events" if after[0] > 0 else "early_events"] += 1
     n = Counter(answers=1)
     described = Counter()
     for item, kinds in items.items():
@@ -73,14 +71,13 @@ def ratio(x, y):
 
 def report(folder, layer, window_ms=86_400_000, all_items=False):
     """{arm: {"units", counters, "figures": {name: (value, se)}, "without_degraded": the same, "apart", "described"}}"""
-    found = earliest(lines(folder, "events"))
+    found = by_answer(lines(folder, "events"))
     users = defaultdict(lambda: ({}, Counter(), Counter()))  # arms, all answers, those not degraded
     arms = defaultdict(lambda: {"apart": Counter(), "described": Counter()})
     for answer in lines(folder, "served"):
         events = dict(found.pop(("s", answer["serve_id"]), {}))
-        for key, e in found.pop(("r", answer["request_id"]), {}).items():
-            if key not in events or e["ts_ms"] < events[key]["ts_ms"]:
-                events[key] = e
+        for key, repeats in found.pop(("r", answer["request_id"]), {}).items():
+            events[key] = events.get(key, []) + repeats
         if answer["forced"] or layer not in answer["arms"]:
             continue
         arm = answer["arms"][layer]

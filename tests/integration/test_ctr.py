@@ -112,6 +112,8 @@ def messy(folder, seed=5, users=300, key="both"):
                     j.event("clicked", answer, item, 12000, **named)
                 if rng.random() < 0.1:
                     j.events.append(dict(j.events[-1]))
+                if rng.random() < 0.1:  # the same again, from a clock that was set
+                    j.events.append({**j.events[-1], "ts_ms": answer["ts_ms"] + rng.choice([50, 26 * HOUR, -3 * HOUR])})
                 if rng.random() < 0.05:
                     j.event("bought", answer, item)
     j.event("clicked", {"ts_ms": FIRST_MS, "serve_id": "nobody's"}, "a",
@@ -173,6 +175,19 @@ def test_interests_and_places_are_described(mess):
         assert arm["by_position"][0]["exposed"] > 0 and arm["by_position"][20]["exposed"] > 0
 
 
+def test_an_event_that_came_early_does_not_hide_a_good_repeat(tmp_path):
+    j = Journal(tmp_path / "j")
+    for i in range(10):
+        answer = j.answer(f"u{i}", "ab"[i % 2])
+        for kind in ("exposed", "clicked"):
+            for after_ms in (-HOUR, 40):
+                j.event(kind, answer, "a", after_ms, event_id=f"{kind}{i}")
+    (layer,) = (got := report("--journal", j.write()))["layers"]
+    assert [(arm["exposed"], arm["clicked"]) for arm in layer["arms"]] == [(5, 5), (5, 5)]
+    assert [arm["apart"]["early_events"] for arm in layer["arms"]] == [0, 0]
+    assert got["events"]["duplicates"] == 20
+
+
 def test_a_lift_is_found_and_the_naive_test_is_too_sure(world):
     w, folder = world
     (x0, y0), (x1, y1) = w.sums()
@@ -210,6 +225,19 @@ def test_figures_over_time_add_up(world):
         assert all(s["low"] <= s["ctr"] <= s["high"] for s in steps if s["exposed"])
 
 
+def test_figures_over_time_have_their_times_in_any_century(tmp_path):
+    first = 4_294_967_290_000  # ten seconds before the seconds since 1970 need more than 32 bits
+    j = Journal(tmp_path / "j")
+    for i in range(20):
+        j.event("exposed", j.answer(f"u{i}", "a", ts_ms=first + i * 1000), "a")
+    steps = only("--journal", j.write(), "--bucket", "1s")["arms"]["a"]["over_time"]
+    assert [(step["from_ms"], step["exposed"]) for step in steps] == [(first + i * 1000, 1) for i in range(20)]
+    j.event("exposed", j.answer("u", "a", ts_ms=1000), "a")  # a clock that was never set
+    got = report("--journal", j.write(), "--bucket", "1s")
+    assert got["layers"][0]["arms"][0]["over_time"] == []
+    assert any("more than 2000 stretches of 1 s" in note for note in got["notes"])
+
+
 # ---- the sample ratio --------------------------------------------------------------------------------
 
 
@@ -239,6 +267,17 @@ def test_weights_come_from_the_experiments(tmp_path):
     layer = only("--journal", folder, "--experiments", file)
     assert layer["sample_ratio"]["expected_from"] == "experiments" and layer["sample_ratio"]["p"] > 0.001
     assert [arm["expected_share"] for arm in layer["arms"].values()] == [0.8, 0.2]
+
+
+def test_other_versions_than_that_of_the_experiments_are_told(tmp_path):
+    j = Journal(tmp_path / "j")
+    for i in range(60):
+        j.answer(f"u{i}", "ab"[i % 2], experiments=(1, 3, 4)[i // 2 % 3])
+    file = experiments(tmp_path / "experiments.json", a=0.5, b=0.5)
+    text = good("--journal", j.write(), "--experiments", file)
+    assert "!! the experiments file is version 1, but answers of version 3, 4 are compared" in text
+    assert "version 3, 4" not in good("--journal", j.folder)
+    assert "the experiments file is version" not in good("--journal", j.folder, "--experiments", file, "--only-version", 1)
 
 
 def test_an_arm_that_is_lost_altogether_is_a_mismatch(tmp_path):
@@ -440,6 +479,26 @@ def test_a_bad_line_is_counted_and_told_or_refused(tmp_path):
     assert refused(1, "--journal", j.folder, "--strict") == f"{served}:3: ts_ms: is not what it must be"
 
 
+def test_a_file_that_retention_deletes_meanwhile_is_left_out_and_told(tmp_path):
+    """Events come through a pipe: as long as nothing comes, no answer is read."""
+    j = Journal(tmp_path / "j")
+    for i in range(20):
+        j.answer(f"u{i}", "ab"[i % 2])
+    folder, pipe = j.write(), tmp_path / "pipe"
+    old = folder / "served-20260501T000000.000Z-1.jsonl"
+    old.write_text("".join(json.dumps({**line, "serve_id": f"old-{line['serve_id']}"}) + "\n" for line in j.served))
+    os.mkfifo(pipe)
+    with subprocess.Popen([RECALLCTL, "ctr", "--served", folder, "--events", pipe, "--json"], stdout=subprocess.PIPE,
+                          text=True) as running:
+        with pipe.open("w") as events:  # once it is open at both ends the folder has been listed
+            old.unlink()
+            events.write((folder / "events-20260601T000000.000Z-1.jsonl").read_text())
+        got = json.loads(running.communicate(timeout=PATIENCE)[0])
+    assert running.returncode == 0
+    assert (got["files_gone"], got["served"]["counted"]) == (1, 20)
+    assert any("1 files of the journal were deleted before they were read" in w for w in got["warnings"])
+
+
 def test_files_of_another_kind_are_refused(mess, tmp_path):
     served, events = (mess / f"{kind}-20260601T000000.000Z-1.jsonl" for kind in ("served", "events"))
     assert re.fullmatch(r"--served: (\d+) of \1 lines cannot be read: .*events-.*:1: arms: is missing",
@@ -505,6 +564,12 @@ def test_the_page_needs_nothing_else_and_shows_what_the_table_says(world, tmp_pa
     html = page.read_text()
     assert not re.search(r"<script|<link|<img|@import|url\(|src=|https?://", html)
     assert "prefers-color-scheme:dark" in html
+    for title in ("by interest", "by place in the answer"):
+        table = re.search(rf"<h3>CTR and hits {title}</h3>.*?<details>.*?<table>(.*?)</table>", html, re.S).group(1)
+        described = re.search(rf"^  {title} .*?\n((?:  .+\n)+)", text, re.M).group(1)
+        cells = [re.findall(r"<td>(.*?)</td>", row) for row in table.split("<tr>")[1:]]
+        rows = [re.split(r"  +", line.strip()) for line in described.splitlines()]
+        assert rows and [c for c in cells if c] == rows
     for label in ("CTR over time", "lift of each arm", "share of each arm", "CTR of each arm by group"):
         assert f'aria-label="{label}' in html
     ctr = re.search(r"^  b .*? (\d+\.\d+ %) ", text, re.M).group(1)

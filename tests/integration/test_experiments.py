@@ -111,6 +111,18 @@ def test_forced_answers_are_marked(own, file):
     assert asked(daemon, user_id="u", arms={})["forced"] is False
 
 
+def test_arms_of_layers_that_exclude_each_other_are_refused_together(own):
+    """By `when` no request is in both; one that chooses could be."""
+    daemon = own(experiments(1, layer("one", {"n": 4}, when={"scene": ["home"]}),
+                             layer("two", {"n": 5}, when={"scene": ["cart"]})))
+    answer = daemon.recall(user_id="u", history=HISTORY, arms={"one": "other", "two": "other"})
+    assert (answer.status, answer.problem()["field"]) == (400, "arms.two")
+    assert answer.problem()["detail"] == "arms.two: sets n, and so does the arm of layer one"
+    for i in range(20):  # nor does the hash give what the chosen arm sets as well
+        answer = daemon.recall(user_id=f"u{i}", history=HISTORY, scene="cart", arms={"one": "other"}).json()
+        assert (len(answer["items"]), answer["arms"]) in [(4, {"one": "other"}), (4, {"one": "other", "two": "control"})]
+
+
 @pytest.mark.parametrize("arms, field", [({"model": "third"}, "arms.model"), ({"mode": "other"}, "arms.mode"),
                                          ({"model": None}, "arms.model"), ({"model": ["other"]}, "arms.model")])
 def test_an_arm_that_does_not_exist_is_refused(own, arms, field):
@@ -130,8 +142,8 @@ def test_a_request_may_choose_only_where_the_file_allows_it(own):
 # ---- what a file may say -------------------------------------------------------------------------
 
 BAD = [
-    ("{", "body"),
-    ([], "body"),
+    ("{", None),
+    ([], None),
     (experiments(1, layer(colour=1)), "layers[0].colour"),
     (experiments(1, {"name": "l", "arms": [{"name": "a", "weight": 0.5}]}), "layers[0].arms"),
     (experiments(1, layer(sets={"lambda": -1})), "layers[0].arms[1].set.lambda"),
@@ -151,14 +163,14 @@ def test_what_is_wrong_is_named_and_nothing_changes(own, file):
     before = daemon.get("/experiments")
     for content, field in BAD:
         answer = put(daemon, content)
-        assert (answer.status, answer.problem()["field"]) == (400, field)
+        assert (answer.status, answer.problem().get("field")) == (400, field)
         after = daemon.get("/experiments")
         assert (after.body, after.headers["ETag"]) == (before.body, before.headers["ETag"])
 
         file.write_text(content if isinstance(content, str) else json.dumps(content))
         line = daemon.reload()
         assert "reload_failed" in line and str(file) in line
-        assert field == "body" or field in line
+        assert field is None or field in line
     assert version(daemon) == 5
     assert asked(daemon, user_id="u")["arms"] != {}
 
@@ -205,6 +217,35 @@ def test_a_put_names_what_it_replaces(own):
     assert got.json() == experiments(2, layer())
     assert asked(daemon, user_id="u")["arms"] != {}
     assert put(daemon, experiments(3), tag).status == 412  # it is another one by now
+
+
+def put_with(daemon, content, *if_match):
+    """With a header If-Match for each value."""
+    connection = daemon.connect()
+    body = json.dumps(content).encode()
+    try:
+        connection.putrequest("PUT", "/experiments")
+        for name, value in [("Authorization", f"Bearer {TOKEN}"), ("Content-Type", "application/json"),
+                            ("Content-Length", str(len(body))), *(("If-Match", value) for value in if_match)]:
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def test_if_match_is_a_list_of_tags_or_a_star_alone(own):
+    daemon = own(experiments(1))
+    tag = daemon.get("/experiments").headers["ETag"]
+    for malformed in (['*, "x"'], ["*", tag], [tag, "*"], ["nothing"], [tag + " x"]):
+        status, problem = put_with(daemon, experiments(2), *malformed)
+        assert (status, problem.get("field")) == (400, None)
+        assert problem["detail"] == "the header If-Match must be a list of entity tags in quotes, or * alone"
+    assert put_with(daemon, experiments(2), '"x"', 'W/"y"')[0] == 412
+    assert version(daemon) == 1
+    assert put_with(daemon, experiments(2), '"x"', tag)[0] == 200
+    assert version(daemon) == 2
 
 
 def test_without_a_state_folder_a_put_is_refused(start, bundle, token_file):

@@ -1,6 +1,8 @@
-/* Reading the journal for figures: lines, the table of events, rows that are found by a key. */
+/* Reading the journal for figures: lines, the table of events, what of them an answer takes, rows
+ * that are found by a key. */
 #include "../../src/ctr/events.h"
 #include "../../src/ctr/keyed.h"
+#include "../../src/ctr/reactions.h"
 
 #include "recalld/journal.h"
 
@@ -293,7 +295,7 @@ static void events_are_found_by_their_answer_however_many(void **state)
     events_clear(&e);
 }
 
-static void what_is_there_twice_counts_once_and_the_earliest_stays(void **state)
+static void what_is_there_twice_is_counted_and_stands_together(void **state)
 {
     struct events e;
     struct event_row *first;
@@ -310,9 +312,11 @@ static void what_is_there_twice_counts_once_and_the_earliest_stays(void **state)
     assert_int_equal(events_sort(&e, &err), 0);
     assert_int_equal(e.same_id, 1);
     assert_int_equal(e.again, 2);
-    assert_int_equal(events_find(&e, 1, &first), 2);
+    assert_int_equal(events_find(&e, 1, &first), 5);
+    assert_int_equal(events_groups(first, 5), 2);
     assert_int_equal(first[0].kind, SCAN_EXPOSED);
-    assert_int_equal(first[1].ts_ms, 20);
+    assert_int_equal(events_group(first, 5), 1);
+    assert_int_equal(events_group(first + 1, 4), 4);
     assert_int_equal(events_find(&e, 2, &first), 1);
     events_clear(&e);
 }
@@ -338,6 +342,78 @@ static void a_full_table_says_so_and_none_finds_nothing(void **state)
     mem_test_fail_at(1);
     assert_int_equal(events_sort(&e, &err), -1);
     assert_int_equal(err.code, ERR_NOMEM);
+    events_clear(&e);
+}
+
+/* ---- the events of an answer --------------------------------------------------------------- */
+
+#define ANSWERED 10000000
+#define WINDOW 5000
+
+static void of_repeats_the_first_that_is_in_time_counts(void **state)
+{
+    static const struct {
+        int64_t ts[3];
+        bool exposed;
+        uint32_t late, early;
+        int position; /* whose row counts */
+    } cases[] = {
+        {{ANSWERED + 3, ANSWERED + 2, ANSWERED + 1}, true, 0, 0, 2},
+        {{ANSWERED - 60001, ANSWERED + 2, ANSWERED + 1}, true, 0, 0, 2}, /* early, then good */
+        {{ANSWERED - 60001, ANSWERED + 5001, ANSWERED + 5000}, true, 0, 0, 2},
+        {{ANSWERED + 5001, ANSWERED - 60000, ANSWERED + 9}, true, 0, 0, 1},
+        {{ANSWERED - 60001, ANSWERED + 5001, ANSWERED - 70000}, false, 0, 1, 0},
+        {{ANSWERED + 5001, ANSWERED + 5002, ANSWERED + 5003}, false, 1, 0, 0},
+    };
+    struct reactions r = {0};
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct event_row rows[3];
+
+        for (int k = 0; k < 3; k++)
+            rows[k] = (struct event_row){1, 5, 77, cases[i].ts[k], k, SCAN_EXPOSED, false};
+        reactions_reset(&r);
+        reactions_add(&r, rows, 3, ANSWERED, WINDOW);
+        assert_int_equal(r.n, cases[i].exposed);
+        assert_true(r.late == cases[i].late && r.early == cases[i].early);
+        if (cases[i].exposed)
+            assert_true(r.of[0].exposed && r.of[0].position == cases[i].position);
+    }
+    reactions_clear(&r);
+}
+
+static void an_item_is_found_in_the_answer_with_its_interest(void **state)
+{
+    const struct raw names[] = {string("c"), string("x"), string("a")};
+    struct event_row rows[4] = {0};
+    struct events e;
+    struct event_row *first;
+    struct err err = ERR_INIT;
+    struct reactions r = {0};
+    size_t n;
+
+    (void)state;
+    events_init(&e, (size_t)1 << 20);
+    for (size_t i = 0; i < 4; i++) {
+        rows[i] = (struct event_row){
+            1, raw_hash(names[i % 3]), i + 1, ANSWERED, -1, i < 3 ? SCAN_EXPOSED : SCAN_CLICKED, 0};
+        assert_int_equal(events_add(&e, &rows[i], &err), 1);
+    }
+    assert_int_equal(events_sort(&e, &err), 0);
+    n = events_find(&e, 1, &first);
+    reactions_add(&r, first, n, ANSWERED, WINDOW);
+    reactions_add(&r, first, n, ANSWERED, WINDOW); /* the same under the answer's other name */
+    reactions_place(&r, text("[\"a\",\"b\",\"c\",\"d\"]"), text("[3,1,2,0]"));
+    assert_int_equal(r.n, 3);
+    for (size_t i = 0; i < 3; i++) {
+        bool a = r.of[i].item == raw_hash(names[2]), c = r.of[i].item == raw_hash(names[0]);
+
+        assert_int_equal(r.of[i].rank, a ? 0 : c ? 2 : -1);
+        assert_int_equal(r.of[i].interest, a ? 3 : c ? 2 : INTERESTS - 1);
+        assert_true(r.of[i].exposed && r.of[i].clicked == c);
+    }
+    reactions_clear(&r);
     events_clear(&e);
 }
 
@@ -398,7 +474,9 @@ int main(void)
         cmocka_unit_test(an_event_of_the_journal_is_read),
         cmocka_unit_test(an_event_without_what_it_needs_is_refused),
         cmocka_unit_test(events_are_found_by_their_answer_however_many),
-        cmocka_unit_test(what_is_there_twice_counts_once_and_the_earliest_stays),
+        cmocka_unit_test(what_is_there_twice_is_counted_and_stands_together),
+        cmocka_unit_test(of_repeats_the_first_that_is_in_time_counts),
+        cmocka_unit_test(an_item_is_found_in_the_answer_with_its_interest),
         cmocka_unit_test(a_full_table_says_so_and_none_finds_nothing),
         cmocka_unit_test(rows_are_found_by_their_key_and_keep_their_number),
         cmocka_unit_test(without_memory_there_is_no_row_and_nothing_is_lost),

@@ -30,24 +30,6 @@ static struct stats_sums sums_of(const double (*pairs)[2], size_t n)
 static const double some[][2] = {{0, 0}, {1, 10}, {0, 4}, {3, 12}, {2, 20}, {0, 7}, {5, 9}, {1, 1}};
 static const double others[][2] = {{2, 10}, {4, 11}, {0, 3}, {1, 1}, {6, 20}, {0, 0}, {3, 8}};
 
-static void the_incomplete_gamma_function_is_scipys(void **state)
-{
-    static const double cases[][3] = {
-        {0.5, 0.1, 0.6547208460185768},   {0.5, 3.841458820694124, 0.0055745966807844195},
-        {1, 2, 0.1353352832366127},       {2.5, 30, 1.2154569777183007e-11},
-        {10, 3, 0.9988975118698845},      {15.5, 15.4, 0.47632288509968357},
-        {100, 130, 0.002750408367306518}, {0.5, 400, 5.395865611607819e-176},
-    };
-
-    (void)state;
-    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
-        assert_close(stats_gamma_q(cases[i][0], cases[i][1]), cases[i][2], 1e-11);
-    assert_true(stats_gamma_q(3, 0) == 1);
-    assert_true(stats_gamma_q(3, INFINITY) == 0);
-    assert_true(isnan(stats_gamma_q(0, 1)) && isnan(stats_gamma_q(1, -1)) &&
-                isnan(stats_gamma_q(1, NAN)));
-}
-
 static void normal_quantiles_are_scipys(void **state)
 {
     (void)state;
@@ -113,36 +95,6 @@ static void nothing_to_compare_is_no_number(void **state)
     assert_true(isnan(stats_naive_p(&none, &good)));
 }
 
-static void shares_are_checked_by_chi_square(void **state)
-{
-    static const double two[] = {5000, 5200}, three[] = {3300, 3400, 3250},
-                        lopsided[] = {900, 9100};
-    static const double halves[] = {0.5, 0.5}, tenth[] = {0.1, 0.9};
-    static const double thirds[] = {1.0 / 3, 1.0 / 3, 1.0 / 3};
-    double statistic;
-
-    (void)state;
-    assert_close(stats_chi_square(two, halves, 2, &statistic), 0.0476703806561615, 1e-11);
-    assert_close(statistic, 3.9215686274509802, CLOSE);
-    assert_close(stats_chi_square(three, thirds, 3, &statistic), 0.17225248028679596, 1e-11);
-    assert_close(stats_chi_square(lopsided, tenth, 2, &statistic), 0.0008581206663936758, 1e-11);
-}
-
-static void an_arm_of_weight_zero_may_have_nobody(void **state)
-{
-    static const double shares[] = {0.5, 0, 0.5}, good[] = {10, 0, 12}, bad[] = {10, 1, 12};
-    static const double all[] = {1}, one[] = {7}, nobody[] = {0, 0}, halves[] = {0.5, 0.5};
-    double with, without, statistic;
-
-    (void)state;
-    with = stats_chi_square(good, shares, 3, &statistic);
-    without = stats_chi_square((double[]){10, 12}, halves, 2, &statistic);
-    assert_true(with == without);
-    assert_true(stats_chi_square(bad, shares, 3, &statistic) == 0);
-    assert_true(stats_chi_square(one, all, 1, &statistic) == 1);
-    assert_true(stats_chi_square(nobody, halves, 2, &statistic) == 1);
-}
-
 static void tables_are_compared_row_by_row(void **state)
 {
     static const double table[] = {100, 120, 90, 200, 180, 220};
@@ -187,14 +139,11 @@ static void holms_p_values_are_statsmodels(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_incomplete_gamma_function_is_scipys),
         cmocka_unit_test(normal_quantiles_are_scipys),
         cmocka_unit_test(a_ratio_has_the_error_of_the_delta_method),
         cmocka_unit_test(arms_are_compared_by_difference_and_lift),
         cmocka_unit_test(the_naive_test_is_statsmodels),
         cmocka_unit_test(nothing_to_compare_is_no_number),
-        cmocka_unit_test(shares_are_checked_by_chi_square),
-        cmocka_unit_test(an_arm_of_weight_zero_may_have_nobody),
         cmocka_unit_test(tables_are_compared_row_by_row),
         cmocka_unit_test(the_uniform_distribution_is_tested_by_kolmogorov_smirnov),
         cmocka_unit_test(holms_p_values_are_statsmodels),

@@ -303,6 +303,65 @@ static void a_request_may_choose_where_the_file_allows_it(void **state)
     experiments_release(no);
 }
 
+#define LAYER(name, when, set) \
+    "{\"name\":\"" name "\",\"when\":{" when "}," ARMS(",\"set\":{" set "}") "}"
+
+/* Layers x and y exclude each other by `when`, and both their arms b set lambda. */
+static const char excluding[] =
+    FILE_OF(LAYER("x", "\"scene\":[\"home\"]", "\"lambda\":0.25") "," LAYER(
+        "y", "\"scene\":[\"cart\"]", "\"lambda\":0.5") "," LAYER("z", "", "\"effort\":2"));
+
+static void chosen_arms_never_set_one_setting_twice(void **state)
+{
+    struct experiments *e = parsed(excluding);
+    struct err err = ERR_INIT;
+    struct assignment a;
+
+    (void)state;
+    assert_int_equal(assign(e, (struct asked){.forced = "{\"x\":\"b\",\"y\":\"b\"}"}, &a, &err),
+                     -1);
+    assert_int_equal(err.code, ERR_USAGE);
+    assert_string_equal(err.text, "arms.y: sets lambda, and so does the arm of layer x");
+    err_clear(&err);
+    assert_int_equal(
+        assign(e, (struct asked){.forced = "{\"z\":\"b\",\"y\":\"b\",\"x\":\"b\"}"}, &a, &err), -1);
+    assert_string_equal(err.text, "arms.x: sets lambda, and so does the arm of layer y");
+    err_clear(&err);
+    /* One that sets nothing may be in both. */
+    assert_int_equal(assign(e, (struct asked){.forced = "{\"x\":\"b\",\"y\":\"a\"}"}, &a, &err), 0);
+    assert_true(a.arm[0] == 1 && a.arm[1] == 0);
+    experiments_release(e);
+}
+
+static void a_chosen_arm_leaves_out_a_given_one_that_sets_the_same(void **state)
+{
+    struct experiments *e = parsed(excluding);
+    struct err err = ERR_INIT;
+    struct settings settings;
+    struct assignment a;
+    int both[2] = {0, 0};
+
+    (void)state;
+    for (int i = 0; i < 100; i++) {
+        char user[16];
+        struct asked q = {.user = user, .scene = "cart"};
+
+        snprintf(user, sizeof user, "u%d", i);
+        assert_int_equal(assign(e, q, &a, &err), 0);
+        both[a.arm[1]]++;
+        q.forced = "{\"x\":\"b\"}";
+        assert_int_equal(assign(e, q, &a, &err), 0);
+        assert_int_equal(a.arm[0], 1);
+        assert_true(a.arm[1] == 0 || a.arm[1] == EXPERIMENT_NO_ARM);
+        assert_int_not_equal(a.arm[2], EXPERIMENT_NO_ARM);
+        settings_default(&settings);
+        experiments_apply(e, &a, &settings);
+        assert_true(settings.lambda == 0.25);
+    }
+    assert_true(both[0] > 20 && both[1] > 20);
+    experiments_release(e);
+}
+
 static void a_code_names_the_whole_assignment(void **state)
 {
     struct experiments *e = parsed(FILE_OF("{\"name\":\"x\"," ARMS(
@@ -712,16 +771,42 @@ static void a_put_needs_the_tag_of_what_it_replaces(void **state)
     assert_int_equal(put(s, VERSION(1), "", &err), EXPERIMENT_CHANGED);
     snprintf(text, sizeof text, "W/%s", tag(s));
     assert_int_equal(put(s, VERSION(1), text, &err), EXPERIMENT_CHANGED);
-    snprintf(text, sizeof text, "%.*s", 65, tag(s)); /* without its last quote */
+    assert_int_equal(put(s, VERSION(1), " , ,\t", &err), EXPERIMENT_CHANGED);
+    assert_int_equal(put(s, VERSION(1), "\"\", \"a,b\",W/\"\"", &err), EXPERIMENT_CHANGED);
+    snprintf(text, sizeof text, "\",%.*s,\"", 64, tag(s) + 1); /* within another tag */
     assert_int_equal(put(s, VERSION(1), text, &err), EXPERIMENT_CHANGED);
     assert_int_equal(version(s), 0);
     snprintf(text, sizeof text, "\"abc\" ,\t%s", tag(s));
     assert_int_equal(put(s, VERSION(1), text, &err), EXPERIMENT_PUT);
     assert_int_equal(put(s, VERSION(2), text, &err), EXPERIMENT_CHANGED);
-    assert_int_equal(put(s, VERSION(2), "*", &err), EXPERIMENT_PUT);
+    assert_int_equal(put(s, VERSION(2), " *\t", &err), EXPERIMENT_PUT);
     assert_int_equal(version(s), 2);
     experiment_store_free(s);
     experiment_store_free(nowhere);
+    free(dir);
+}
+
+static void a_malformed_tag_is_refused(void **state)
+{
+    static const char *const bad[] = {"*, \"x\"", "\"x\", *", "**",        "* *",
+                                      "abc",      "\"x",      "x\"",       "\"x\" \"y\"",
+                                      "\"x\"y",   "w/\"x\"",  "W/ \"x\"",  "\"x y\"",
+                                      "\"\x7f\"", "W/*",      "\"x\", W/", "\"\x1f\""};
+    char *dir = path_join(folder, "malformed"), text[200];
+    struct experiment_store *s = loaded(dir, "");
+    struct err err = ERR_INIT;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        assert_int_equal(put(s, VERSION(1), bad[i], &err), EXPERIMENT_BAD_MATCH);
+        assert_int_equal(err.code, ERR_USAGE);
+        snprintf(text, sizeof text, "%s, %s", tag(s), bad[i]); /* also behind one that matches */
+        assert_int_equal(put(s, VERSION(1), text, &err), EXPERIMENT_BAD_MATCH);
+    }
+    snprintf(text, sizeof text, "%.*s", 65, tag(s)); /* without its last quote */
+    assert_int_equal(put(s, VERSION(1), text, &err), EXPERIMENT_BAD_MATCH);
+    assert_int_equal(version(s), 0);
+    experiment_store_free(s);
     free(dir);
 }
 
@@ -1020,6 +1105,8 @@ int main(void)
         cmocka_unit_test(when_wants_every_key_and_any_of_its_values),
         cmocka_unit_test(a_forced_user_gets_that_arm_and_is_marked),
         cmocka_unit_test(a_request_may_choose_where_the_file_allows_it),
+        cmocka_unit_test(chosen_arms_never_set_one_setting_twice),
+        cmocka_unit_test(a_chosen_arm_leaves_out_a_given_one_that_sets_the_same),
         cmocka_unit_test(a_code_names_the_whole_assignment),
         cmocka_unit_test(arms_set_settings_and_leave_the_others),
         cmocka_unit_test(every_recall_setting_can_be_set_by_an_arm),
@@ -1030,6 +1117,7 @@ int main(void)
         cmocka_unit_test(limits_are_named),
         cmocka_unit_test(what_was_put_survives_until_the_file_changes),
         cmocka_unit_test(a_put_needs_the_tag_of_what_it_replaces),
+        cmocka_unit_test(a_malformed_tag_is_refused),
         cmocka_unit_test(a_bad_put_or_load_changes_nothing),
         cmocka_unit_test(what_cannot_be_kept_does_not_take_effect),
         cmocka_unit_test(events_find_the_arm_by_either_id),

@@ -1,6 +1,6 @@
 /* test_journal.c - records, rings, files, what happens when the disk takes nothing, and reading it
  * all again. */
-#include "../../src/journal/journal_impl.h"
+#include "journal_fixture.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -218,102 +218,7 @@ static void scores_must_be_as_many_as_the_items(void **state)
     arena_clear(&arena);
 }
 
-/* ---- a folder of its own for each test ----------------------------------------------------- */
-
-struct place {
-    char root[64], dir[96];
-    struct config *cfg;
-    struct journal *journal;
-};
-
-static void set(struct place *p, const char *key_value)
-{
-    struct err err = ERR_INIT;
-    char *old = xstrdup(p->cfg->journal_dir);
-    char *dir = xasprintf("--journal.dir=%s", old);
-    const char *args[] = {dir, "--journal.fsync_ms=10", "--journal.compress=none", key_value};
-
-    config_free(p->cfg);
-    p->cfg = config_parse("test", "", 0, NULL, args, key_value == NULL ? 3 : 4, &err);
-    if (p->cfg == NULL)
-        fail_msg("%s", err.text);
-    free(dir);
-    free(old);
-}
-
-static int begin(void **state)
-{
-    struct place *p = xcalloc(1, sizeof *p);
-    struct err err = ERR_INIT;
-
-    strcpy(p->root, "/tmp/test_journal.XXXXXX");
-    if (mkdtemp(p->root) == NULL)
-        return -1;
-    snprintf(p->dir, sizeof p->dir, "%s/journal", p->root);
-    p->cfg = config_parse("test", "", 0, NULL, NULL, 0, &err);
-    free(p->cfg->journal_dir);
-    p->cfg->journal_dir = xstrdup(p->dir);
-    set(p, NULL);
-    *state = p;
-    return 0;
-}
-
-static int finish(void **state)
-{
-    struct place *p = *state;
-    char *command = xasprintf("rm -rf %s", p->root);
-    int result;
-
-    journal_close(p->journal);
-    config_free(p->cfg);
-    result = system(command);
-    free(command);
-    free(p);
-    return result;
-}
-
-static void open_it(struct place *p)
-{
-    struct err err = ERR_INIT;
-
-    if (journal_open(&p->journal, p->cfg, &err) == -1)
-        fail_msg("%s", err.text);
-}
-
-static void close_it(struct place *p)
-{
-    journal_close(p->journal);
-    p->journal = NULL;
-}
-
-static void nap(void)
-{
-    nanosleep(&(struct timespec){0, 2000000}, NULL);
-}
-
-/* Waits until the condition holds; half a minute is for ever. */
-#define WAIT_FOR(condition)                                    \
-    do {                                                       \
-        uint64_t until = clock_ns() + 30000000000ull;          \
-        while (!(condition)) {                                 \
-            if (clock_ns() > until)                            \
-                fail_msg("waited in vain for %s", #condition); \
-            nap();                                             \
-        }                                                      \
-    } while (0)
-
-static size_t files(const char *dir, const char *with)
-{
-    DIR *d = opendir(dir);
-    struct dirent *e;
-    size_t n = 0;
-
-    while (d != NULL && (e = readdir(d)) != NULL)
-        n += strstr(e->d_name, with) != NULL;
-    if (d != NULL)
-        closedir(d);
-    return n;
-}
+/* ---- helpers ------------------------------------------------------------------------------- */
 
 /* The path of the only file, or of the first with this in its name. */
 static char *file_with(const char *dir, const char *with)
@@ -338,14 +243,6 @@ static void assert_mode_0640(const char *dir, const char *with)
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(st.st_mode & 0777, 0640);
     free(path);
-}
-
-static bool push_number(struct journal_ring *r, int n)
-{
-    char line[64];
-    int len = snprintf(line, sizeof line, "{\"n\":%d}\n", n);
-
-    return journal_push(r, line, (size_t)len);
 }
 
 /* Reads all lines, which must be numbers in a row from `first`; returns how many. */
@@ -940,6 +837,73 @@ static void a_reader_can_start_over_and_says_where_it_is(void **state)
     free(file);
 }
 
+/* What retention does to a folder that is being read. */
+static void a_file_that_is_deleted_meanwhile_is_left_out_and_counted(void **state)
+{
+    static const char *const suffixes[] = {"", ".gz", ""};
+    struct place *p = *state;
+    struct journal_progress progress;
+    struct err err = ERR_INIT;
+    const char *line, *path = p->dir;
+    struct journal_reader *r;
+    char *files[3];
+    size_t len;
+
+    assert_int_equal(file_mkdirs(p->dir, &err), 0);
+    for (int i = 0; i < 3; i++) {
+        files[i] =
+            xasprintf("%s/served-2026010%dT000000.000Z-000001.jsonl%s", p->dir, i + 1, suffixes[i]);
+        assert_int_equal(file_write(files[i], i == 2 ? "c\n" : "x\n", 2, &err), 0);
+    }
+    r = journal_reader_open(JOURNAL_SERVED, &path, 1, &err);
+    unlink(files[0]);
+    unlink(files[1]);
+    for (int round = 0; round < 2; round++) {
+        assert_int_equal(journal_reader_next(r, &line, &len, &err), 1);
+        assert_memory_equal(line, "c", len);
+        assert_int_equal(journal_reader_next(r, &line, &len, &err), 0);
+        journal_reader_progress(r, &progress);
+        assert_true(progress.gone == 2 && progress.files == 3 && progress.lines == 1);
+        assert_int_equal(progress.bytes, progress.bytes_total);
+        journal_reader_rewind(r);
+    }
+    journal_reader_free(r);
+    for (int i = 0; i < 3; i++)
+        free(files[i]);
+}
+
+/* Neither a file that cannot be read, nor a damaged one that has taken the place of a plain one. */
+static void what_is_there_is_never_left_out(void **state)
+{
+    struct place *p = *state;
+    struct err err = ERR_INIT;
+    const char *line, *path = p->dir;
+    char *plain = path_join(p->dir, "served-20260101T000000.000Z-000001.jsonl");
+    char *packed = xasprintf("%s.zst", plain);
+    size_t len;
+
+    for (int damage = 0; damage < 2; damage++) {
+        struct journal_reader *r;
+
+        assert_int_equal(file_mkdirs(p->dir, &err), 0);
+        assert_int_equal(file_write(plain, "x\n", 2, &err), 0);
+        r = journal_reader_open(JOURNAL_SERVED, &path, 1, &err);
+        unlink(plain);
+        if (damage == 0)
+            assert_int_equal(file_write(packed, "\x28\xb5\x2f\xfd", 4, &err), 0);
+        else
+            assert_int_equal(mkdir(packed, 0755), 0);
+        assert_int_equal(journal_reader_next(r, &line, &len, &err), -1);
+        assert_int_equal(err.code, damage == 0 ? ERR_FORMAT : ERR_IO);
+        assert_non_null(strstr(err.text, packed));
+        err_clear(&err);
+        journal_reader_free(r);
+        remove(packed);
+    }
+    free(plain);
+    free(packed);
+}
+
 static void what_is_not_there_cannot_be_read(void **state)
 {
     struct place *p = *state;
@@ -1104,7 +1068,6 @@ static void an_event_that_found_no_room_is_no_duplicate_later(void **state)
 
 int main(void)
 {
-#define IN_PLACE(test) cmocka_unit_test_setup_teardown(test, begin, finish)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_served_record_is_written_as_documented),
         cmocka_unit_test(what_is_decoded_is_what_was_encoded),
@@ -1133,6 +1096,8 @@ int main(void)
         IN_PLACE(a_write_that_is_cut_short_leaves_whole_lines_only),
         IN_PLACE(damaged_compressed_data_is_refused),
         IN_PLACE(a_reader_can_start_over_and_says_where_it_is),
+        IN_PLACE(a_file_that_is_deleted_meanwhile_is_left_out_and_counted),
+        IN_PLACE(what_is_there_is_never_left_out),
         IN_PLACE(what_is_not_there_cannot_be_read),
         IN_PLACE(a_line_without_end_is_refused),
         IN_PLACE(users_are_hashed_with_the_key),
