@@ -48,7 +48,7 @@ struct bundle_facts {
     const char *weights_sha256, *manifest_sha256; /* hex */
     int effort;
     int interests, dim;
-    double recall; /* of the index against exact search, measured when it was built */
+    double recall; /* share of sample users' exact answers, measured when it was built */
     size_t shards, items, rows;
 };
 void bundle_describe(const struct bundle *b, struct bundle_facts *out);
@@ -130,7 +130,7 @@ struct bundle_build {
     const char *factory;           /* NULL = chosen by size */
     int shards;                    /* 0 = one per million rows */
     int effort;          /* 0 = the least that reaches `recall_floor` + a margin, measured */
-    double recall_floor; /* refuse below: recall of the index against exact search */
+    double recall_floor; /* refuse below: the share of sample users' exact answers it finds */
     int threads;
 };
 void bundle_build_defaults(struct bundle_build *b);

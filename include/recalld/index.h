@@ -95,11 +95,15 @@ struct index_query {
     size_t k;      /* hits wanted per interest */
     bool together; /* only the k best rows over all interests are wanted: lists may end early, but
                       each of those rows is in one of them with its best score */
+    uint8_t *from; /* together: NULL, or room (k) for an answer that is joined */
     double effort; /* multiplier on the spec's effort, 1.0 = as tuned */
     const struct row_filter *filter; /* NULL = all rows */
     uint64_t deadline_ns;            /* clock_ns; 0 = none. Checked between shards and blocks */
     struct hit *hits;                /* out (n_interests, k), best first */
     size_t *found;                   /* out (n_interests): how many of k are filled */
+    bool joined;                     /* out: hits[0 .. found[0]) are all, each row once, best first;
+                                        from[i] is the interest that hits[i] has its score from, the
+                                        first of equals. Asked for by `together` and `from` */
     bool late;                       /* out: the deadline passed; hits are what was found by then */
     int shards_failed;               /* out: shards that gave an error (logged, rate-limited) */
 };

@@ -59,7 +59,7 @@ void bundle_build_defaults(struct bundle_build *b)
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
 
     *b = (struct bundle_build){
-        .engine = "auto", .recall_floor = 0.95, .threads = cores > 0 ? (int)cores : 1};
+        .engine = "auto", .recall_floor = 0.98, .threads = cores > 0 ? (int)cores : 1};
 }
 
 static bool exists(const char *path)

@@ -33,8 +33,10 @@ static int collector_init(struct collector *c, struct queries *q, const struct m
     *q = (struct queries){.dim = (size_t)model_dim(m)};
     if (mem_product(users, k * q->dim, &n))
         q->data = mem_try_array(n, sizeof *q->data);
-    if (q->data == NULL)
+    q->first = mem_try_array(users + 1, sizeof *q->first);
+    if (q->data == NULL || q->first == NULL)
         return err_set(err, ERR_NOMEM, "no memory for the interests of %zu sample users", users);
+    q->first[0] = 0;
     c->scratch = model_scratch_new();
     c->interests = xcalloc(k * q->dim, sizeof *c->interests);
     return 0;
@@ -71,28 +73,34 @@ static void collector_user(struct collector *c)
         if (length > 0 && length < INFINITY)
             memcpy(q->data + q->n++ * q->dim, v, q->dim * sizeof *v);
     }
-    q->users++;
+    if (q->n > q->first[q->users])
+        q->first[++q->users] = q->n;
     c->n_rows = 0;
 }
 
-/* One of each of `max` equal blocks, and not always the first: interests of one user follow each
- * other. */
 void queries_thin(struct queries *q, size_t max)
 {
-    if (q->n <= max)
-        return;
-    for (size_t i = 0; i < max; i++) {
-        size_t begin = i * q->n / max, end = (i + 1) * q->n / max;
+    size_t keep = q->n > max ? q->users * max / q->n : q->users, n = 0;
 
-        memmove(q->data + i * q->dim, q->data + (begin + i % (end - begin)) * q->dim,
-                q->dim * sizeof *q->data);
+    if (keep == q->users)
+        return;
+    keep = keep > 0 ? keep : 1;
+    for (size_t i = 0; i < keep; i++) {
+        size_t user = i * q->users / keep, from = q->first[user];
+        size_t count = q->first[user + 1] - from;
+
+        memmove(q->data + n * q->dim, q->data + from * q->dim, count * q->dim * sizeof *q->data);
+        q->first[i] = n;
+        n += count;
     }
-    q->n = max;
+    q->first[keep] = q->n = n;
+    q->users = keep;
 }
 
 void queries_clear(struct queries *q)
 {
     free(q->data);
+    free(q->first);
     *q = (struct queries)QUERIES_INIT;
 }
 
@@ -220,7 +228,43 @@ int queries_from_rows(struct queries *q, const struct model *m, const struct ite
 
 /* ---- answers ------------------------------------------------------------------- */
 
-#define QUERIES_A_CALL 32
+#define USERS_A_CALL 8
+
+/* Requests of some users, and room for what is found. */
+struct call {
+    struct index_query query[USERS_A_CALL];
+    struct hit *hits; /* (interests of a call at most, k) */
+    size_t *found;
+    uint8_t *from;   /* (USERS_A_CALL, k) */
+    struct hit *all; /* (interests of a user at most, k) */
+};
+
+static void call_clear(struct call *c)
+{
+    free(c->hits);
+    free(c->found);
+    free(c->from);
+    free(c->all);
+}
+
+static int call_init(struct call *c, const struct queries *q, size_t k, struct err *err)
+{
+    size_t most = 1, hits, all;
+
+    *c = (struct call){.hits = NULL};
+    for (size_t i = 0; i < q->users; i++)
+        most = q->first[i + 1] - q->first[i] > most ? q->first[i + 1] - q->first[i] : most;
+    if (mem_product(USERS_A_CALL * most, k, &hits) && mem_product(most, k, &all)) {
+        c->hits = mem_try_array(hits, sizeof *c->hits);
+        c->all = mem_try_array(all, sizeof *c->all);
+        c->from = mem_try_array(k, USERS_A_CALL);
+    }
+    c->found = mem_try_array(USERS_A_CALL * most, sizeof *c->found);
+    if (c->hits != NULL && c->all != NULL && c->from != NULL && c->found != NULL)
+        return 0;
+    call_clear(c);
+    return err_set(err, ERR_NOMEM, "no memory to ask for %zu rows", k);
+}
 
 static int answers_init(struct answers *a, size_t n, size_t k, struct err *err)
 {
@@ -235,53 +279,108 @@ static int answers_init(struct answers *a, size_t n, size_t k, struct err *err)
     return 0;
 }
 
-/* Queries [i, i + QUERIES_A_CALL) as one call. */
-static struct index_query call_of(struct answers *a, const struct queries *q, size_t i)
+/* Makes the requests of users `user` and following; returns how many. */
+static size_t call_make(struct call *c, const struct queries *q, size_t user, size_t k)
 {
-    size_t n = q->n - i < QUERIES_A_CALL ? q->n - i : QUERIES_A_CALL;
+    size_t n = q->users - user < USERS_A_CALL ? q->users - user : USERS_A_CALL;
 
-    return (struct index_query){
-        .interests = q->data + i * q->dim,
-        .n_interests = (int)n,
-        .k = a->k,
-        .effort = 1.0,
-        .hits = a->hits + i * a->k,
-        .found = a->found + i,
-    };
+    for (size_t i = 0; i < n; i++) {
+        size_t from = q->first[user + i], place = from - q->first[user];
+
+        c->query[i] = (struct index_query){
+            .interests = q->data + from * q->dim,
+            .n_interests = (int)(q->first[user + i + 1] - from),
+            .k = k,
+            .together = true,
+            .from = c->from + i * k,
+            .effort = 1.0,
+            .hits = c->hits + place * k,
+            .found = c->found + place,
+        };
+    }
+    return n;
 }
 
-int answers_search(struct answers *a, const struct index *ix, const struct queries *q, size_t k,
-                   struct err *err)
+static int better_first(const void *pa, const void *pb)
+{
+    const struct hit *a = pa, *b = pb;
+    uint64_t x = hit_order(a->score, a->row), y = hit_order(b->score, b->row);
+
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+static bool has_row(const struct hit *hits, size_t n, uint32_t row)
+{
+    for (size_t i = 0; i < n; i++)
+        if (hits[i].row == row)
+            return true;
+    return false;
+}
+
+/* The best of all lists of a request, no row twice. */
+static void take_answer(struct answers *a, size_t user, const struct index_query *q,
+                        struct hit *all)
+{
+    struct hit *out = a->hits + user * a->k;
+    size_t n = 0, kept = 0;
+
+    for (int i = 0; i < (q->joined ? 1 : q->n_interests); i++) {
+        memcpy(all + n, q->hits + (size_t)i * q->k, q->found[i] * sizeof *all);
+        n += q->found[i];
+    }
+    qsort(all, n, sizeof *all, better_first);
+    for (size_t i = 0; i < n && kept < a->k; i++)
+        if (!has_row(out, kept, all[i].row))
+            out[kept++] = all[i];
+    a->found[user] = kept;
+}
+
+/* Who answers: an index, or the twin over some rows. */
+struct engine {
+    const struct index *ix;
+    const struct vectors *v;
+    uint32_t first_row, rows;
+};
+
+static int answers_by(struct answers *a, const struct engine *e, const struct queries *q, size_t k,
+                      struct err *err)
 {
     struct index_scratch *scratch;
+    struct call call;
     int failed = 0;
 
-    if (answers_init(a, q->n, k, err) == -1)
+    if (answers_init(a, q->users, k, err) == -1 || call_init(&call, q, k, err) == -1)
         return -1;
     scratch = index_scratch_new();
-    for (size_t i = 0; i < q->n && failed == 0; i += QUERIES_A_CALL) {
-        struct index_query call = call_of(a, q, i);
+    for (size_t user = 0; user < q->users && failed == 0; user += USERS_A_CALL) {
+        size_t n = call_make(&call, q, user, k);
 
-        index_search(ix, scratch, &call, 1);
-        failed = call.shards_failed;
+        if (e->ix != NULL)
+            index_search(e->ix, scratch, call.query, n);
+        else
+            index_search_brute(e->v, e->first_row, e->rows, call.query, n);
+        for (size_t i = 0; i < n; i++) {
+            failed += call.query[i].shards_failed;
+            take_answer(a, user + i, &call.query[i], call.all);
+        }
     }
     index_scratch_free(scratch);
+    call_clear(&call);
     if (failed > 0)
         return err_set(err, ERR_FORMAT, "%d of the index's shards cannot be searched", failed);
     return 0;
 }
 
+int answers_search(struct answers *a, const struct index *ix, const struct queries *q, size_t k,
+                   struct err *err)
+{
+    return answers_by(a, &(struct engine){.ix = ix}, q, k, err);
+}
+
 int answers_brute(struct answers *a, const struct vectors *v, uint32_t first_row, uint32_t rows,
                   const struct queries *q, size_t k, struct err *err)
 {
-    if (answers_init(a, q->n, k, err) == -1)
-        return -1;
-    for (size_t i = 0; i < q->n; i += QUERIES_A_CALL) {
-        struct index_query call = call_of(a, q, i);
-
-        index_search_brute(v, first_row, rows, &call, 1);
-    }
-    return 0;
+    return answers_by(a, &(struct engine){NULL, v, first_row, rows}, q, k, err);
 }
 
 double answers_recall(const struct answers *a, const struct answers *truth)

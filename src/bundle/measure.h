@@ -8,13 +8,14 @@
 
 /* Interest vectors of sample users; dead and zero ones are left out. */
 struct queries {
-    float *data; /* (n, dim) */
+    float *data; /* (n, dim), those of a user one after another */
     size_t n, dim;
-    size_t users; /* they came from */
+    size_t *first; /* (users + 1): where those of a user begin; n */
+    size_t users;  /* who have any */
 };
-#define QUERIES_INIT  \
-    {                 \
-        NULL, 0, 0, 0 \
+#define QUERIES_INIT        \
+    {                       \
+        NULL, 0, 0, NULL, 0 \
     }
 
 /* From a history file: up to `max` interests of up to `max` users spread evenly over it. ERR_FORMAT
@@ -24,14 +25,16 @@ int queries_from_histories(struct queries *q, const struct model *m, const struc
 /* From `users` made-up histories of 1 to 8 rows each; the same ones every time. */
 int queries_from_rows(struct queries *q, const struct model *m, const struct items *it,
                       size_t users, struct err *err) WARN_UNUSED;
-/* Keeps `max` of them, spread evenly. */
+/* Keeps about `max` interests at most, those of whole users, spread evenly; of one user at least.
+ */
 void queries_thin(struct queries *q, size_t max);
 void queries_clear(struct queries *q);
 
+/* What a request for k rows would get: for each user, the best of all interests together. */
 struct answers {
-    struct hit *hits; /* (queries, k), best first */
-    size_t *found;    /* (queries) of k are filled */
-    size_t n, k;
+    struct hit *hits; /* (n, k), best first */
+    size_t *found;    /* (n) of k are filled */
+    size_t n, k;      /* n: users who were asked for */
 };
 #define ANSWERS_INIT     \
     {                    \
@@ -44,9 +47,8 @@ int answers_search(struct answers *a, const struct index *ix, const struct queri
 /* By its brute-force twin. */
 int answers_brute(struct answers *a, const struct vectors *v, uint32_t first_row, uint32_t rows,
                   const struct queries *q, size_t k, struct err *err) WARN_UNUSED;
-/* The share of the truth that `a` found; the first queries of `truth` may be more than those of
- * `a`. A row of the same score as the last true one counts: which of them are in the list is
- * chance. */
+/* The share of the truth that `a` found. A row of the same score as the last true one counts: which
+ * of them are in the list is chance. */
 double answers_recall(const struct answers *a, const struct answers *truth);
 void answers_clear(struct answers *a);
 

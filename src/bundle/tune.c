@@ -1,5 +1,6 @@
 /* tune.c - which engine suits a catalogue, how much search effort it needs, and whether it finds
- * enough: measured on interests of sample users against exact search. */
+ * enough: measured on the answers of sample users, the best of all their interests together,
+ * against exact search. */
 #include "build.h"
 
 #include <math.h>
@@ -13,6 +14,7 @@
 #define BRUTE_PRODUCTS 2e10 /* multiplications spent on checking the exact engine: some seconds */
 #define BRUTE_QUERIES_MIN 20
 #define EFFORT_MAX 4096          /* beyond it exact search is no slower */
+#define EFFORT_GRAPH_MIN 25      /* of our own walk through a graph */
 #define FACTORY_DEFAULT "HNSW32" /* the best recall for its time among the graphs measured */
 
 /* ---- engine and shards ---------------------------------------------------------- */
@@ -190,15 +192,19 @@ static double target_of(const struct bundle_build *ask)
     return ask->recall_floor + (1 - ask->recall_floor) / 5;
 }
 
-/* A graph that must find k rows walks with an effort of k at least: less would only look cheaper.
+/* Faiss, which searches graphs of codes, looks from k rows at least: less would only look cheaper.
  */
 static int64_t least_effort(const struct measuring *t)
 {
-    return strcmp(t->effort_name, "efSearch") == 0 ? (int64_t)t->k : 1;
+    const char *code = strchr(t->b->manifest.factory, ',');
+
+    if (strcmp(t->effort_name, "efSearch") != 0)
+        return 1;
+    return code == NULL || strcmp(code, ",Flat") == 0 ? EFFORT_GRAPH_MIN : (int64_t)t->k;
 }
 
-/* Doubles the effort until the target is reached, then halves the last gap until it is an eighth of
- * the effort. Leaves the best there is when the target is out of reach. */
+/* Doubles the effort until the target is reached, then halves the last gap until
+ * it is an eighth of the effort. Leaves the best there is when the target is out of reach. */
 static int find_effort(struct measuring *t)
 {
     struct manifest *m = &t->b->manifest;

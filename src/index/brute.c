@@ -57,6 +57,7 @@ void index_search_brute(const struct vectors *v, uint32_t first_row, uint32_t ro
                         struct index_query *q, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
+        q[i].joined = false;
         q[i].late = false;
         q[i].shards_failed = 0;
         for (int j = 0; j < q[i].n_interests; j++)

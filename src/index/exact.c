@@ -10,9 +10,10 @@
  * expect, chosen low. When the k-th best final score turns out to be below the guess, rows may have
  * been thrown out wrongly, and the interest is searched again without one.
  *
- * A query that wants the k best of its interests together has one guess for them all, so that a few
- * rows more than k pass, not as many for each interest. */
-#include "engine.h"
+ * A query that wants the k best rows of its interests together is searched for those (joint.h): a
+ * row's bounds are the best of its bounds, so few rows more than k pass, not as many for each
+ * interest. */
+#include "joint.h"
 #include "screen.h"
 
 #include "recalld/vec.h"
@@ -32,7 +33,7 @@ struct exact {
     unsigned char *tiles; /* (n_tiles, tile_bytes) */
     size_t n_tiles;
     double size_max, error_max; /* of all rows: see struct tile_rows */
-    screen_fn *screen;
+    const struct screens *screens;
 };
 
 /* ---- opening -------------------------------------------------------------------- */
@@ -76,7 +77,7 @@ static int exact_open(struct index *ix, const struct index_spec *spec, struct er
 
     (void)spec;
     ix->state = e;
-    e->screen = screen_pick();
+    e->screens = screens_pick();
     e->n_tiles = ((size_t)ix->all.rows + TILE_ROWS - 1) / TILE_ROWS;
     if (!mem_product(e->n_tiles, tile_bytes(ix->v.dim), &bytes) ||
         (e->tiles = mem_try_aligned(bytes, 1)) == NULL)
@@ -99,27 +100,35 @@ static void exact_close(void *state)
 
 /* ---- one batch ------------------------------------------------------------------ */
 
-/* The interests of all queries that are screened together, four to a group. */
-struct lane {
-    const float *interest;
+/* What is looked for: the k best rows of one interest or, joint, of all interests of a query. */
+struct aim {
     struct index_query *q; /* NULL: the last group is not full */
-    size_t k;              /* rows wanted; 0 = none */
-    float guess;           /* of the k-th best score; -INFINITY = none */
+    bool joint;
+    const float *interests;
+    size_t n_interests;      /* 1 unless joint */
+    size_t group;            /* the first of its interests' */
+    size_t k;                /* rows wanted; 0 = none */
+    float by_error, by_size; /* the widest bound of its interests: see screen_bound */
+    float guess;             /* of the k-th best score; -INFINITY = none */
     bool done;
     size_t n_aside; /* what the first of two passes found */
+    struct top top;
 };
 
 struct batch {
     const struct index *ix;
     const struct exact *e;
-    struct lane *lanes;
-    struct top *tops; /* one for each lane */
-    size_t n_lanes;
-    struct screen_group *groups; /* (n_lanes / 4) */
-    int32_t *words;              /* of the groups */
-    uint64_t *keys;              /* room for the tops */
-    void *together;              /* room for what is looked at over all lanes of a query */
+    struct aim *aims;
+    size_t n_alone, n_aims; /* those of one interest come first, four to a group */
+    struct screen_group *groups;
+    size_t n_groups;
+    int32_t *words; /* of the groups */
+    uint64_t *keys; /* room for the tops */
 };
+
+/* ---- how a query is searched ------------------------------------------------------ */
+
+enum way { ROWS_ALONE, ROWS_JOINT, TILES_ALONE, TILES_JOINT };
 
 /* So few rows are scored by vec_dot at once. Measured with four interests: where one row in five
  * matches a filter, a tile, which then has three, costs as much as their dot products; and where
@@ -136,143 +145,234 @@ static bool few_rows(const struct index *ix, const struct index_query *q)
     return n <= ix->all.rows / GATHER_SHARE;
 }
 
+/* Infinite or NaN when the interest is not finite. */
+static double size_of(const float *interest, size_t dim)
+{
+    float size = vec_norm(interest, dim);
+
+    return isfinite(size) ? (double)size : norm(interest, dim);
+}
+
 /* Scores that could overflow cannot be bounded. An interest that is not finite finds nothing. */
-static bool can_screen(const struct index *ix, const struct index_query *q)
+static enum way choose_way(const struct index *ix, const struct index_query *q)
 {
     const struct exact *e = ix->state;
+    bool bounded = e->size_max <= SIZE_MAX_SCREENED, finite = true, tiles, joint;
 
-    if (ix->v.dim > SCREEN_DIM_MAX || !(e->size_max <= SIZE_MAX_SCREENED) || few_rows(ix, q))
-        return false;
     for (int i = 0; i < q->n_interests; i++) {
-        double size = norm(q->interests + (size_t)i * ix->v.dim, ix->v.dim);
+        double size = size_of(q->interests + (size_t)i * ix->v.dim, ix->v.dim);
 
-        if (isfinite(size) && size * fmax(e->size_max, 1) > SIZE_MAX_SCREENED)
-            return false;
+        finite = finite && isfinite(size);
+        bounded = bounded && !(isfinite(size) && size * fmax(e->size_max, 1) > SIZE_MAX_SCREENED);
     }
-    return true;
+    tiles = bounded && ix->v.dim <= SCREEN_DIM_MAX && !few_rows(ix, q);
+    joint = bounded && finite && q->together && q->from != NULL && q->n_interests > 1 &&
+            ix->all.rows <= JOINT_ROWS_MAX;
+    return tiles ? joint ? TILES_JOINT : TILES_ALONE : joint ? ROWS_JOINT : ROWS_ALONE;
+}
+
+/* ---- final scores ------------------------------------------------------------------ */
+
+/* How far the low end of an entry is below the middle of its bounds. */
+static float bound_of(const struct batch *b, const struct aim *a, uint64_t key)
+{
+    size_t nth = a->joint ? joint_nth_row(key) : key_row(key) - b->ix->all.first_row;
+
+    return screen_bound(a->by_error, a->by_size,
+                        tile_rows(tile_at(b->e, nth / TILE_ROWS, b->ix->v.dim), b->ix->v.dim),
+                        nth % TILE_ROWS);
 }
 
 /* Final scores for the entries [from, to). */
-static void score_entries(const struct batch *b, size_t lane, size_t from, size_t to)
+static void score_entries(const struct batch *b, struct aim *a, size_t from, size_t to)
 {
     const struct vectors *v = &b->ix->v;
-    uint64_t *keys = b->tops[lane].keys;
+    uint64_t *keys = a->top.keys;
 
+    if (a->joint) {
+        joint_score(b->ix, a->q, keys + from, to - from);
+        return;
+    }
     for (size_t i = from; i < to; i++) {
         uint32_t row = key_row(keys[i]);
         float score;
 
         if (i + PREFETCH_AHEAD < to)
             prefetch_row(v, key_row(keys[i + PREFETCH_AHEAD]));
-        score = vec_dot(b->lanes[lane].interest, v->data + (size_t)row * v->dim, v->dim);
+        score = vec_dot(a->interests, v->data + (size_t)row * v->dim, v->dim);
         keys[i] = hit_order(score, row);
     }
 }
 
+/* What high ends are compared with: a little less than the floor, because products too small for
+ * float32 may be off by more than the bounds say. */
+static float compared(const struct top *t)
+{
+    return t->floor - 4 * FLT_MIN;
+}
+
+/* Throws out, from behind the first k entries, which have their final scores, what cannot be better
+ * than all of those: by each row's own bound. */
+static void drop_hopeless(const struct batch *b, struct aim *a)
+{
+    struct top *t = &a->top;
+    float kth = key_score(top_least(t, t->k)), least;
+    size_t kept = t->k;
+
+    t->floor = fmaxf(t->floor, kth);
+    least = nextafterf(compared(t), -INFINITY);
+    for (size_t i = t->k; i < t->n; i++)
+        if (key_score(t->keys[i]) + 2.001f * bound_of(b, a, t->keys[i]) >= least)
+            t->keys[kept++] = t->keys[i];
+    t->n = kept;
+}
+
 /* The k best by their low ends first: what they really score narrows down which others can matter.
  */
-static void rescore(const struct batch *b, size_t lane)
+static void rescore(const struct batch *b, struct aim *a)
 {
-    struct top *t = &b->tops[lane];
+    struct top *t = &a->top;
 
     top_prune(t);
-    score_entries(b, lane, 0, t->n < t->k ? t->n : t->k);
+    score_entries(b, a, 0, t->n < t->k ? t->n : t->k);
     if (t->n > t->k) {
-        top_drop(t);
-        score_entries(b, lane, t->k, t->n);
+        drop_hopeless(b, a);
+        score_entries(b, a, t->k, t->n);
     }
     top_cut(t);
 }
 
 /* Pruning frees about half of the buffer unless very many rows score nearly the same: then their
  * final scores decide. */
-static void make_room(const struct batch *b, size_t lane)
+static void make_room(const struct batch *b, struct aim *a)
 {
-    struct top *t = &b->tops[lane];
+    struct top *t = &a->top;
 
     top_prune(t);
     if (t->n > top_room(t->k) - top_room(t->k) / 4)
-        rescore(b, lane);
+        rescore(b, a);
 }
 
-#define LANE_ROWS ((uint64_t)0xffff)
+/* ---- tiles ------------------------------------------------------------------------- */
 
-/* The rows a group of lanes may still see, and the filters that narrow them. */
-struct view {
-    uint64_t live;
-    const struct row_filter *filters[TILE_INTERESTS];
+#define LANE_ROWS ((uint64_t)0xffff)
+#define LOW_ENDS (TILE_ROWS * TILE_INTERESTS)
+
+static bool aim_open(const struct aim *a)
+{
+    return a->q != NULL && !a->q->late && !a->done;
+}
+
+/* Those of the 16 rows from `first` on that exist and that the aim's query may see. */
+static uint64_t visible(const struct batch *b, const struct aim *a, uint32_t first)
+{
+    uint32_t left = b->ix->all.first_row + b->ix->all.rows - first;
+    uint64_t mask = a->q->filter != NULL ? filter_bits16(a->q->filter, first) : LANE_ROWS;
+
+    return left < TILE_ROWS ? mask & ~(LANE_ROWS << left) : mask;
+}
+
+/* Four aims of one interest each. */
+struct four {
+    struct aim *aims;
+    uint64_t live; /* 16 bits for each */
     bool filtered;
 };
 
-static struct view view_of(const struct lane *lanes)
+static struct four four_of(struct aim *aims)
 {
-    struct view w = {0, {NULL}, false};
+    struct four f = {aims, 0, false};
 
-    for (int i = 0; i < TILE_INTERESTS; i++) {
-        const struct index_query *q = lanes[i].q;
-
-        if (q == NULL || q->late || lanes[i].done)
-            continue;
-        w.live |= LANE_ROWS << (i * TILE_ROWS);
-        w.filters[i] = q->filter;
-        w.filtered = w.filtered || q->filter != NULL;
-    }
-    return w;
+    for (int i = 0; i < TILE_INTERESTS; i++)
+        if (aim_open(&aims[i])) {
+            f.live |= LANE_ROWS << (i * TILE_ROWS);
+            f.filtered = f.filtered || aims[i].q->filter != NULL;
+        }
+    return f;
 }
 
-/* Those of the 16 rows from `first` on that each lane may see. */
-static uint64_t visible(const struct view *w, const struct shard_range *all, uint32_t first)
+static uint64_t four_visible(const struct batch *b, const struct four *f, uint32_t first)
 {
-    uint32_t left = all->first_row + all->rows - first;
-    uint64_t mask = w->live;
+    uint32_t left = b->ix->all.first_row + b->ix->all.rows - first;
+    uint64_t mask = 0;
 
-    for (int i = 0; w->filtered && i < TILE_INTERESTS; i++)
-        if (w->filters[i] != NULL)
-            mask &=
-                ~((uint64_t)(filter_bits16(w->filters[i], first) ^ LANE_ROWS) << (i * TILE_ROWS));
-    for (int i = 0; left < TILE_ROWS && i < TILE_INTERESTS; i++)
-        mask &= ~((LANE_ROWS << left & LANE_ROWS) << (i * TILE_ROWS));
+    if (!f->filtered && left >= TILE_ROWS)
+        return f->live;
+    for (int i = 0; i < TILE_INTERESTS; i++)
+        if (f->live >> (i * TILE_ROWS) & 1)
+            mask |= visible(b, &f->aims[i], first) << (i * TILE_ROWS);
     return mask;
 }
 
-/* What a tile's high ends are compared with: a little less than the floor, because products too
- * small for float32 may be off by more than the bounds say. */
-static float compared(const struct top *t)
-{
-    return t->floor - 4 * FLT_MIN;
-}
-
-/* Every step-th of the tiles [from, to) for the group of lanes that begins with `lane`. One loop
- * over all set bits of a tile: about one row in a tile passes, and no branch could foresee for
- * which interest. */
-static void screen_tiles(const struct batch *b, size_t lane, size_t from, size_t to, size_t step)
+/* Every step-th of the tiles [from, to). One loop over all set bits of a tile: about one row in a
+ * tile passes, and no branch could foresee for which interest. */
+static void screen_four(const struct batch *b, struct aim *aims, size_t from, size_t to,
+                        size_t step)
 {
     size_t dim = b->ix->v.dim;
-    const struct screen_group *g = &b->groups[lane / TILE_INTERESTS];
-    struct view w = view_of(b->lanes + lane);
-    struct top *tops = b->tops + lane;
-    float low[TILE_ROWS * TILE_INTERESTS] __attribute__((aligned(64)));
+    const struct screen_group *g = &b->groups[aims->group];
+    struct four f = four_of(aims);
+    float low[LOW_ENDS] __attribute__((aligned(64)));
     float floors[TILE_INTERESTS];
 
     for (int i = 0; i < TILE_INTERESTS; i++)
-        floors[i] = compared(&tops[i]);
+        floors[i] = compared(&aims[i].top);
     for (size_t t = from; t < to; t += step) {
         uint32_t first = b->ix->all.first_row + (uint32_t)(t * TILE_ROWS);
-        uint64_t mask = visible(&w, &b->ix->all, first);
+        uint64_t mask = four_visible(b, &f, first);
 
         if (mask == 0)
             continue;
-        mask &= b->e->screen(tile_at(b->e, t, dim), g, dim, floors, low);
+        mask &= b->e->screens->each(tile_at(b->e, t, dim), g, dim, floors, low);
         for (; mask != 0; mask &= mask - 1) {
             unsigned at = (unsigned)__builtin_ctzll(mask), i = at / TILE_ROWS;
+            struct aim *a = &aims[i];
 
-            if (top_full(&tops[i])) {
-                make_room(b, lane + i);
-                floors[i] = compared(&tops[i]);
+            if (top_full(&a->top)) {
+                make_room(b, a);
+                floors[i] = compared(&a->top);
             }
-            top_add(&tops[i], low[at], first + at % TILE_ROWS);
+            top_add(&a->top, low[at], first + at % TILE_ROWS);
         }
     }
+}
+
+static void screen_joint(const struct batch *b, struct aim *a, size_t from, size_t to, size_t step)
+{
+    const struct screen_joint j = {&b->groups[a->group],
+                                   (a->n_interests + TILE_INTERESTS - 1) / TILE_INTERESTS,
+                                   a->by_error, a->by_size};
+    float low[TILE_ROWS] __attribute__((aligned(64)));
+    float floor = compared(&a->top);
+
+    if (!aim_open(a))
+        return;
+    for (size_t t = from; t < to; t += step) {
+        uint32_t nth = (uint32_t)(t * TILE_ROWS);
+        uint64_t mask = visible(b, a, b->ix->all.first_row + nth);
+
+        if (mask != 0)
+            mask &=
+                b->e->screens->joint(tile_at(b->e, t, b->ix->v.dim), &j, b->ix->v.dim, floor, low);
+        for (; mask != 0; mask &= mask - 1) {
+            unsigned r = (unsigned)__builtin_ctzll(mask);
+
+            if (top_full(&a->top)) {
+                make_room(b, a);
+                floor = compared(&a->top);
+            }
+            top_add(&a->top, low[r], joint_place(nth + r, 0));
+        }
+    }
+}
+
+/* Every step-th of the tiles [from, to), for all aims. */
+static void screen_tiles(const struct batch *b, size_t from, size_t to, size_t step)
+{
+    for (size_t i = 0; i < b->n_alone; i += TILE_INTERESTS)
+        screen_four(b, &b->aims[i], from, to, step);
+    for (size_t i = b->n_alone; i < b->n_aims; i++)
+        screen_joint(b, &b->aims[i], from, to, step);
 }
 
 /* Tiles that stay in the second-level cache while all groups pass over them. */
@@ -289,10 +389,10 @@ static bool all_late(const struct batch *b)
     uint64_t now = 0;
     bool late = true;
 
-    for (size_t i = 0; i < b->n_lanes; i++) {
-        struct index_query *q = b->lanes[i].q;
+    for (size_t i = 0; i < b->n_aims; i++) {
+        struct index_query *q = b->aims[i].q;
 
-        if (q == NULL || q->late || b->lanes[i].done)
+        if (!aim_open(&b->aims[i]))
             continue;
         if (q->deadline_ns != 0 && now == 0)
             now = clock_ns();
@@ -307,53 +407,7 @@ static void screen_all(const struct batch *b)
     size_t step = block_tiles(b->ix->v.dim), n = b->e->n_tiles;
 
     for (size_t t = 0; t < n && !all_late(b); t += step)
-        for (size_t lane = 0; lane < b->n_lanes; lane += TILE_INTERESTS)
-            screen_tiles(b, lane, t, t + step < n ? t + step : n, 1);
-}
-
-/* ---- rows over several lanes ----------------------------------------------------- */
-
-/* Counts different rows. */
-struct distinct {
-    uint32_t *slots; /* open addressing, at most half full; row + 1 or, empty, 0 */
-    size_t mask, count;
-};
-
-static size_t distinct_slots(size_t most)
-{
-    size_t n = 16;
-
-    while (n < 2 * most)
-        n *= 2;
-    return n;
-}
-
-/* Bytes for `most` rows and as many keys. */
-static size_t distinct_room(size_t most)
-{
-    return distinct_slots(most) * sizeof(uint32_t) + most * sizeof(uint64_t);
-}
-
-static struct distinct distinct_start(void *room, size_t most, uint64_t **keys)
-{
-    struct distinct d = {room, distinct_slots(most) - 1, 0};
-
-    memset(d.slots, 0, (d.mask + 1) * sizeof *d.slots);
-    if (keys != NULL)
-        *keys = (uint64_t *)(void *)(d.slots + d.mask + 1);
-    return d;
-}
-
-/* Returns how many there are now. */
-static size_t distinct_add(struct distinct *d, uint32_t row)
-{
-    size_t i = (size_t)((row * UINT64_C(0x9e3779b97f4a7c15)) >> 32) & d->mask;
-
-    while (d->slots[i] != 0 && d->slots[i] != row + 1)
-        i = (i + 1) & d->mask;
-    d->count += d->slots[i] == 0;
-    d->slots[i] = row + 1;
-    return d->count;
+        screen_tiles(b, t, t + step < n ? t + step : n, 1);
 }
 
 /* ---- the guess ------------------------------------------------------------------ */
@@ -374,280 +428,232 @@ static bool worth_a_guess(const struct batch *b, size_t k)
     return rank < k && b->ix->all.rows / (8 * SAMPLE) >= rank;
 }
 
-/* The middle of the bounds of a row whose low end is known. */
-static float middle(const struct batch *b, size_t lane, uint64_t key)
+static void start_top(const struct batch *b, struct aim *a, size_t k, float floor)
 {
-    size_t dim = b->ix->v.dim, row = key_row(key) - b->ix->all.first_row;
+    float widest = a->by_error * (float)b->e->error_max + a->by_size * (float)b->e->size_max;
 
-    return key_score(key) + screen_bound(&b->groups[lane / TILE_INTERESTS], lane % TILE_INTERESTS,
-                                         tile_rows(tile_at(b->e, row / TILE_ROWS, dim), dim),
-                                         row % TILE_ROWS);
+    top_init(&a->top, a->top.keys, k, 2.001f * widest); /* both bounds of two rows */
+    if (k > 0)
+        a->top.floor = floor;
 }
 
 /* What the row at the sample's rank scores. */
-static float guess_alone(const struct batch *b, size_t lane)
+static float guess(const struct batch *b, struct aim *a)
 {
-    struct top *t = &b->tops[lane];
+    struct top *t = &a->top;
 
     if (t->n < t->k)
         return -INFINITY;
     top_cut(t);
-    return middle(b, lane, top_least(t));
-}
-
-/* The same over n lanes: a row is counted once, with its best score. */
-static float guess_together(const struct batch *b, size_t lane, size_t n, size_t rank)
-{
-    uint64_t *keys;
-    struct distinct d = distinct_start(b->together, n * rank, &keys);
-    size_t found = 0;
-
-    for (size_t i = lane; i < lane + n; i++) {
-        struct top *t = &b->tops[i];
-
-        top_cut(t);
-        for (size_t j = 0; j < t->n; j++)
-            keys[found++] = hit_order(middle(b, i, t->keys[j]), key_row(t->keys[j]));
-    }
-    top_sort(keys, found);
-    for (size_t i = 0; i < found; i++)
-        if (distinct_add(&d, key_row(keys[i])) == rank)
-            return key_score(keys[i]);
-    return -INFINITY;
-}
-
-static void start_top(const struct batch *b, size_t lane, size_t k, float floor)
-{
-    const struct screen_group *g = &b->groups[lane / TILE_INTERESTS];
-    size_t i = lane % TILE_INTERESTS;
-    struct top *t = &b->tops[lane];
-
-    /* Both bounds of two rows at their widest. */
-    top_init(t, t->keys, k,
-             2.001f *
-                 (g->by_error[i] * (float)b->e->error_max + g->by_size[i] * (float)b->e->size_max));
-    if (k > 0)
-        t->floor = floor;
-}
-
-/* How many lanes, from this one on, belong to its query. */
-static size_t lanes_of(const struct batch *b, size_t lane)
-{
-    return b->lanes[lane].q == NULL ? 1 : (size_t)b->lanes[lane].q->n_interests;
-}
-
-static void guess(const struct batch *b, size_t lane, size_t n)
-{
-    const struct index_query *q = b->lanes[lane].q;
-    bool together = q != NULL && q->together;
-    float of_all = together && worth_a_guess(b, q->k)
-                       ? guess_together(b, lane, n, sample_rank(q->k))
-                       : -INFINITY;
-
-    for (size_t i = lane; i < lane + n; i++) {
-        struct lane *l = &b->lanes[i];
-
-        if (worth_a_guess(b, l->k))
-            l->guess = together ? of_all : guess_alone(b, i);
-        start_top(b, i, l->k, l->guess);
-    }
+    return key_score(top_least(t, t->n)) + bound_of(b, a, top_least(t, t->n));
 }
 
 static void make_guesses(const struct batch *b)
 {
     bool any = false;
 
-    for (size_t lane = 0; lane < b->n_lanes; lane++) {
-        size_t k = b->lanes[lane].k;
+    for (size_t i = 0; i < b->n_aims; i++) {
+        size_t k = b->aims[i].k;
         bool worth = worth_a_guess(b, k);
 
-        start_top(b, lane, worth ? sample_rank(k) : 0, -INFINITY);
+        start_top(b, &b->aims[i], worth ? sample_rank(k) : 0, -INFINITY);
         any = any || worth;
     }
-    for (size_t lane = 0; any && lane < b->n_lanes; lane += TILE_INTERESTS)
-        screen_tiles(b, lane, 0, b->e->n_tiles, SAMPLE);
-    for (size_t lane = 0, n; lane < b->n_lanes; lane += n) {
-        n = lanes_of(b, lane);
-        guess(b, lane, n);
+    if (any)
+        screen_tiles(b, 0, b->e->n_tiles, SAMPLE);
+    for (size_t i = 0; i < b->n_aims; i++) {
+        struct aim *a = &b->aims[i];
+
+        if (worth_a_guess(b, a->k))
+            a->guess = guess(b, a);
+        start_top(b, a, a->k, a->guess);
     }
 }
 
-/* Scores what is left of a lane; false when its guess was too high. */
-static bool settle(const struct batch *b, size_t lane)
+/* Scores what is left of an aim; false when its guess was too high. */
+static bool settle(const struct batch *b, struct aim *a)
 {
-    struct lane *l = &b->lanes[lane];
-    struct top *t = &b->tops[lane];
+    struct top *t = &a->top;
 
-    rescore(b, lane);
-    l->done = l->guess == -INFINITY || l->q->late ||
-              (t->n == t->k && key_score(top_least(t)) >= l->guess);
-    return l->done;
-}
-
-/* The same for the lanes of a query that has one guess: k rows must have reached it. Others that
- * passed, but did not reach it, do not stay: some like them were thrown out. */
-static void settle_together(const struct batch *b, size_t lane, size_t n)
-{
-    const struct index_query *q = b->lanes[lane].q;
-    struct distinct d = distinct_start(b->together, n * q->k, NULL);
-    size_t reached = 0;
-
-    for (size_t i = lane; i < lane + n; i++) {
-        struct top *t = &b->tops[i];
-        uint64_t least = q->late ? 0 : hit_order(b->lanes[i].guess, UINT32_MAX);
-        size_t kept = 0;
-
-        rescore(b, i);
-        for (size_t j = 0; j < t->n; j++)
-            if (t->keys[j] >= least) {
-                reached = distinct_add(&d, key_row(t->keys[j]));
-                t->keys[kept++] = t->keys[j];
-            }
-        t->n = kept;
-    }
-    for (size_t i = lane; i < lane + n; i++)
-        b->lanes[i].done = q->late || reached >= q->k;
+    rescore(b, a);
+    a->done = a->q == NULL || a->q->late || a->guess == -INFINITY ||
+              (t->n == t->k && key_score(top_least(t, t->n)) >= a->guess);
+    return a->done;
 }
 
 /* Searches again, without a guess, but from a floor that k rows are known to reach. What was found
  * is set aside, in the room behind the top's. */
-static void start_again(const struct batch *b, size_t lane)
+static void start_again(const struct batch *b, struct aim *a)
 {
-    struct lane *l = &b->lanes[lane];
-    struct top *t = &b->tops[lane];
+    struct top *t = &a->top;
 
-    l->n_aside = t->n;
-    memcpy(t->keys + top_room(l->k), t->keys, t->n * sizeof *t->keys);
-    l->guess = -INFINITY;
-    start_top(b, lane, l->k, l->k > 0 && t->n == l->k ? key_score(top_least(t)) : -INFINITY);
+    a->n_aside = t->n;
+    memcpy(t->keys + top_room(a->k), t->keys, t->n * sizeof *t->keys);
+    a->guess = -INFINITY;
+    start_top(b, a, a->k, t->n == a->k ? key_score(top_least(t, t->n)) : -INFINITY);
 }
 
-/* False when some of the query's lanes have to be searched again. */
-static bool settle_query(const struct batch *b, size_t lane, size_t n)
-{
-    const struct index_query *q = b->lanes[lane].q;
-    bool done = true, together = false;
-
-    for (size_t i = lane; i < lane + n; i++)
-        together = together || (q != NULL && q->together && b->lanes[i].guess > -INFINITY);
-    if (together)
-        settle_together(b, lane, n);
-    for (size_t i = lane; i < lane + n; i++)
-        if (together ? !b->lanes[i].done : !settle(b, i)) {
-            start_again(b, i);
-            done = false;
-        }
-    return done;
-}
-
-static void search_lanes(const struct batch *b)
+static void search_aims(const struct batch *b)
 {
     bool again = false;
 
     make_guesses(b);
     screen_all(b);
-    for (size_t lane = 0, n; lane < b->n_lanes; lane += n) {
-        n = lanes_of(b, lane);
-        again = !settle_query(b, lane, n) || again;
-    }
+    for (size_t i = 0; i < b->n_aims; i++)
+        if (!settle(b, &b->aims[i])) {
+            start_again(b, &b->aims[i]);
+            again = true;
+        }
     if (!again)
         return;
     screen_all(b);
-    for (size_t lane = 0; lane < b->n_lanes; lane++)
-        if (!b->lanes[lane].done) {
-            settle(b, lane);
-            top_join(&b->tops[lane], b->tops[lane].keys + top_room(b->lanes[lane].k),
-                     b->lanes[lane].n_aside);
-        }
+    for (size_t i = 0; i < b->n_aims; i++) {
+        struct aim *a = &b->aims[i];
+
+        if (a->done)
+            continue;
+        settle(b, a);
+        top_join(&a->top, a->top.keys + top_room(a->k), a->n_aside);
+    }
 }
 
 /* ---- a batch's queries ---------------------------------------------------------- */
 
 static size_t wanted(const struct index_query *q, const float *interest, size_t dim)
 {
-    return isfinite(norm(interest, dim)) ? q->k : 0;
+    return isfinite(size_of(interest, dim)) ? q->k : 0;
 }
 
-static void add_lane(struct batch *b, struct index_query *q, const float *interest, uint64_t *keys)
+/* Room for the keys of an aim: its top, and what is set aside. */
+static size_t aim_room(size_t k)
 {
-    size_t dim = b->ix->v.dim, lane = b->n_lanes++, within = lane % TILE_INTERESTS;
-    size_t k = q != NULL ? wanted(q, interest, dim) : 0;
-    struct screen_group *g = &b->groups[lane / TILE_INTERESTS];
+    return top_room(k) + k;
+}
 
-    g->words = b->words + lane / TILE_INTERESTS * screen_words(dim);
-    screen_pack(g, within, k > 0 ? interest : NULL, dim);
-    b->lanes[lane] = (struct lane){interest, q, k, -INFINITY, false, 0};
-    b->tops[lane].keys = keys;
+/* An aim whose first interest comes into the next group or, with `place`, into the last. */
+static void add_aim(struct batch *b, struct index_query *q, const float *interests, size_t n,
+                    size_t place)
+{
+    struct aim *a = &b->aims[b->n_aims++];
+    size_t dim = b->ix->v.dim;
+
+    *a = (struct aim){.q = q,
+                      .joint = n > 1,
+                      .interests = interests,
+                      .n_interests = n,
+                      .group = place == 0 ? b->n_groups : b->n_groups - 1,
+                      .k = q == NULL ? 0
+                           : n > 1   ? q->k
+                                     : wanted(q, interests, dim),
+                      .guess = -INFINITY};
+    for (size_t i = 0; i < n || (a->joint && i % TILE_INTERESTS != 0); i++) {
+        size_t at = (place + i) % TILE_INTERESTS;
+        struct screen_group *g;
+
+        if (at == 0) {
+            b->groups[b->n_groups].words = b->words + b->n_groups * screen_words(dim);
+            b->n_groups++;
+        }
+        g = &b->groups[b->n_groups - 1];
+        screen_pack(g, at, a->k > 0 ? interests + (i < n ? i : 0) * dim : NULL, dim);
+        a->by_error = fmaxf(a->by_error, g->by_error[at]);
+        a->by_size = fmaxf(a->by_size, g->by_size[at]);
+    }
+    a->top.keys = b->keys;
+    b->keys += q == NULL ? 0 : aim_room(q->k);
 }
 
 /* Screens those queries of the batch that can be, together. */
-static void search_tiles(struct batch *b, struct index_query *q, size_t n)
+static void search_tiles(struct batch *b, struct index_query *q, const enum way *ways, size_t n)
 {
-    uint64_t *keys = b->keys;
-    size_t lane = 0;
+    size_t dim = b->ix->v.dim;
 
-    for (size_t i = 0; i < n; i++) {
-        int interests = can_screen(b->ix, &q[i]) ? q[i].n_interests : 0;
-
-        for (int j = 0; j < interests; j++, keys += top_room(q[i].k) + q[i].k)
-            add_lane(b, &q[i], q[i].interests + (size_t)j * b->ix->v.dim, keys);
-    }
-    while (b->n_lanes % TILE_INTERESTS != 0)
-        add_lane(b, NULL, NULL, NULL);
-    search_lanes(b);
     for (size_t i = 0; i < n; i++)
-        if (can_screen(b->ix, &q[i])) {
-            query_finish(&q[i], b->tops + lane);
-            lane += (size_t)q[i].n_interests;
+        for (int j = 0; ways[i] == TILES_ALONE && j < q[i].n_interests; j++)
+            add_aim(b, &q[i], q[i].interests + (size_t)j * dim, 1, b->n_aims % TILE_INTERESTS);
+    while (b->n_aims % TILE_INTERESTS != 0)
+        add_aim(b, NULL, NULL, 1, b->n_aims % TILE_INTERESTS);
+    b->n_alone = b->n_aims;
+    for (size_t i = 0; i < n; i++)
+        if (ways[i] == TILES_JOINT)
+            add_aim(b, &q[i], q[i].interests, (size_t)q[i].n_interests, 0);
+    search_aims(b);
+    for (size_t i = 0; i < b->n_aims; i++) {
+        struct aim *a = &b->aims[i];
+
+        if (a->joint) {
+            joint_finish(b->ix, a->q, &a->top);
+        } else if (a->q != NULL) {
+            size_t j = (size_t)(a->interests - a->q->interests) / dim;
+
+            a->q->found[j] = top_finish(&a->top, a->q->hits + j * a->q->k);
         }
+    }
 }
 
 /* One query by the final scores of its rows. */
-static void search_rows(struct batch *b, struct index_query *q)
+static void search_rows(const struct batch *b, struct index_query *q)
 {
     const struct shard_range *all = &b->ix->all;
+    struct top tops[INDEX_INTERESTS_MAX];
     const uint32_t *list = NULL;
     size_t n = all->rows;
 
     for (int j = 0; j < q->n_interests; j++)
-        top_init(&b->tops[j], b->keys + (size_t)j * top_room(q->k),
+        top_init(&tops[j], b->keys + (size_t)j * top_room(q->k),
                  wanted(q, q->interests + (size_t)j * b->ix->v.dim, b->ix->v.dim), 0);
     if (q->filter != NULL)
         list = filter_rows(q->filter, all->first_row, all->rows, &n);
-    gather(&b->ix->v, q, b->tops, all->first_row, list, n);
-    query_finish(q, b->tops);
+    gather(&b->ix->v, q, tops, all->first_row, list, n);
+    query_finish(q, tops);
+}
+
+static void search_rows_joint(const struct batch *b, struct index_query *q)
+{
+    struct top t;
+
+    top_init(&t, b->keys, q->k, 0);
+    joint_gather(b->ix, q, &t);
+    joint_finish(b->ix, q, &t);
+}
+
+static bool make_batch(struct batch *b, struct index_scratch *s, const struct index_query *q,
+                       size_t n)
+{
+    size_t aims = TILE_INTERESTS - 1, groups = 1, keys = 0, words = screen_words(b->ix->v.dim);
+
+    for (size_t i = 0; i < n; i++) {
+        aims += (size_t)q[i].n_interests;
+        groups += (size_t)q[i].n_interests / TILE_INTERESTS + 1;
+        keys += (size_t)q[i].n_interests * aim_room(q[i].k);
+    }
+    b->aims = scratch_room(s, ROOM_LANES, aims, sizeof *b->aims);
+    b->keys = scratch_room(s, ROOM_KEYS, keys, sizeof *b->keys);
+    b->groups = scratch_room(s, ROOM_GROUPS, groups, sizeof *b->groups);
+    b->words = scratch_room(s, ROOM_WORDS, groups * words, sizeof *b->words);
+    return b->aims != NULL && b->keys != NULL && b->groups != NULL && b->words != NULL;
 }
 
 static void exact_search(const struct index *ix, struct index_scratch *s, struct index_query *q,
                          size_t n)
 {
     struct batch b = {.ix = ix, .e = ix->state};
-    size_t interests = TILE_INTERESTS - 1, keys = 0, most = 1;
+    enum way *ways = scratch_room(s, ROOM_WAYS, n, sizeof *ways);
 
-    for (size_t i = 0; i < n; i++) {
-        interests += (size_t)q[i].n_interests;
-        keys += (size_t)q[i].n_interests * (top_room(q[i].k) + q[i].k);
-        if (q[i].together && most < (size_t)q[i].n_interests * q[i].k)
-            most = (size_t)q[i].n_interests * q[i].k;
-    }
-    b.lanes = scratch_room(s, ROOM_LANES, interests, sizeof *b.lanes);
-    b.tops = scratch_room(s, ROOM_TOPS, interests, sizeof *b.tops);
-    b.keys = scratch_room(s, ROOM_KEYS, keys, sizeof *b.keys);
-    b.groups = scratch_room(s, ROOM_GROUPS, interests / TILE_INTERESTS, sizeof *b.groups);
-    b.words = scratch_room(s, ROOM_WORDS, interests / TILE_INTERESTS * screen_words(ix->v.dim),
-                           sizeof *b.words);
-    b.together = scratch_room(s, ROOM_TOGETHER, distinct_room(most), 1);
-    if (b.lanes == NULL || b.tops == NULL || b.keys == NULL || b.groups == NULL ||
-        b.words == NULL || b.together == NULL) {
+    if (ways == NULL || !make_batch(&b, s, q, n)) {
         for (size_t i = 0; i < n; i++)
             for (size_t shard = 0; shard < ix->n_shards; shard++)
                 query_shard_failed(&q[i], shard, "out of memory");
         return;
     }
-    search_tiles(&b, q, n);
-    for (size_t i = 0; i < n; i++)
-        if (!can_screen(ix, &q[i]))
+    for (size_t i = 0; i < n; i++) {
+        ways[i] = choose_way(ix, &q[i]);
+        if (ways[i] == ROWS_ALONE)
             search_rows(&b, &q[i]);
+        else if (ways[i] == ROWS_JOINT)
+            search_rows_joint(&b, &q[i]);
+    }
+    search_tiles(&b, q, ways, n);
 }
 
 const struct engine engine_exact = {"exact", exact_open, exact_close, exact_search};

@@ -1,13 +1,20 @@
 /* graph.c - loading a graph, and walking through it.
  *
  * A walk keeps one list of the best rows it has seen and looks at the neighbours of the best it has
- * not looked from yet, until it has looked from all of the first `effort`. On the levels above the
- * lowest, where few rows are, it goes from row to better row and keeps the last.
+ * not looked from yet, until it has looked from all of the first `effort`. It may be for several
+ * interests: then a row counts with its best score, and the walk looks from far fewer rows than one
+ * for each would.
  *
- * Nearly every row it looks at is a cache miss, and so is every list of links. So a walk takes some
- * steps at once, and what it will need is on its way from memory before it is touched: first the
- * links, then the bytes of the rows they lead to. (Walks of several interests that take turns, each
- * working while the others wait, were measured and gain nothing on top of that.) */
+ * Of the levels of an HNSW graph only the lowest is kept. The others are there to lead a walk near
+ * its goal; to score all rows of one of them, a thousandth of all, costs less than to walk down,
+ * for they are in the cache and each can be scored without waiting for the one before.
+ *
+ * Nearly every other row a walk looks at is a cache miss, and so is every list of links. So it
+ * takes some steps at once, and what it will need is on its way from memory before it is touched:
+ * the links of the rows it looks from next, chosen while those found last are still to be scored,
+ * and of these some ahead of the one that is. (Walks of several interests that take turns, each
+ * working while the others wait, were measured and gain nothing on top of that; nor does it help to
+ * store rows in an order in which neighbours lie near each other.) */
 #include "graph.h"
 
 #include "codes.h"
@@ -21,9 +28,10 @@
 struct graph {
     struct codes codes;
     uint32_t *first; /* (rows): the line where a row's links begin */
-    uint32_t *links; /* per row and level, the lowest first: how many, then the rows */
-    size_t links_max, top;
-    uint32_t rows, entry;
+    uint32_t *links; /* per row: how many, then the rows */
+    uint32_t *high;  /* (n_high): rows that every walk looks at first */
+    size_t links_max, n_high;
+    uint32_t rows;
     codes_fn *score;
     size_t memory;
 };
@@ -46,18 +54,6 @@ static void *table(struct graph *g, size_t n, size_t size)
     return p;
 }
 
-/* The words of a row's links, with room for them: as many as its levels have at most. */
-static size_t row_links(const struct layout_graph *file, size_t row, uint32_t *words)
-{
-    size_t n = 0;
-
-    for (size_t l = 0; l < layout_levels(file, row); l++) {
-        words[n] = (uint32_t)layout_links(file, row, l, words + n + 1);
-        n += words[n] + 1;
-    }
-    return n;
-}
-
 static size_t lines(size_t words)
 {
     return (words + LINE - 1) / LINE;
@@ -69,7 +65,7 @@ static int take_links(struct graph *g, const struct layout_graph *file, uint32_t
 
     for (size_t row = 0; row < g->rows; row++) {
         g->first[row] = (uint32_t)total;
-        total += lines(row_links(file, row, words));
+        total += lines(layout_links(file, row, 0, words) + 1);
         if (total > UINT32_MAX)
             return -1;
     }
@@ -77,10 +73,40 @@ static int take_links(struct graph *g, const struct layout_graph *file, uint32_t
     if (g->links == NULL)
         return -1;
     for (size_t row = 0; row < g->rows; row++) {
-        size_t n = row_links(file, row, words);
+        uint32_t *to = g->links + (size_t)g->first[row] * LINE;
 
-        memcpy(g->links + (size_t)g->first[row] * LINE, words, n * sizeof *words);
+        *to = (uint32_t)layout_links(file, row, 0, words);
+        memcpy(to + 1, words, *to * sizeof *words);
     }
+    return 0;
+}
+
+/* Looking at so many rows costs a tenth of a walk or less. */
+#define HIGH_MIN 1024
+#define HIGH_SHARE 200
+
+/* The rows of the lowest level that has few, or of the highest; but the entry alone when that is
+ * the lowest, or has many as well. */
+static int take_high(struct graph *g, const struct layout_graph *file)
+{
+    size_t most = g->rows / HIGH_SHARE > HIGH_MIN ? g->rows / HIGH_SHARE : HIGH_MIN;
+    size_t top = layout_levels(file, file->entry) - 1, level = 0, n = SIZE_MAX;
+
+    while (n > most && level < top) {
+        n = 0;
+        level++;
+        for (size_t row = 0; row < g->rows; row++)
+            n += layout_levels(file, row) > level;
+    }
+    n = n > most ? 1 : n;
+    g->high = table(g, n, sizeof *g->high);
+    if (g->high == NULL)
+        return -1;
+    g->high[0] = file->entry;
+    for (size_t row = 0; row < g->rows && n > 1; row++)
+        if (layout_levels(file, row) > level)
+            g->high[g->n_high++] = (uint32_t)row;
+    g->n_high = n;
     return 0;
 }
 
@@ -97,16 +123,13 @@ struct graph *graph_new(const struct layout_graph *file, const float *items, siz
         return NULL;
     }
     g->rows = rows;
-    g->entry = file->entry;
-    g->top = layout_levels(file, file->entry) - 1;
     g->links_max = layout_links_max(file);
     g->score = codes_pick();
     g->codes.stride = codes_stride(dim);
     g->codes.bytes = table(g, rows, g->codes.stride);
-    g->codes.scale = table(g, rows, sizeof *g->codes.scale);
     g->first = table(g, rows, sizeof *g->first);
-    words = mem_try_array((g->links_max + 1) * file->slots.n, sizeof *words);
-    if (g->codes.bytes != NULL && g->codes.scale != NULL && g->first != NULL && words != NULL)
+    words = mem_try_array(g->links_max + 1, sizeof *words);
+    if (g->codes.bytes != NULL && g->first != NULL && words != NULL && take_high(g, file) == 0)
         rc = take_links(g, file, words);
     free(words);
     if (rc == -1) {
@@ -124,9 +147,9 @@ void graph_free(struct graph *g)
     if (g == NULL)
         return;
     free(g->codes.bytes);
-    free(g->codes.scale);
     free(g->first);
     free(g->links);
+    free(g->high);
     free(g);
 }
 
@@ -142,17 +165,17 @@ size_t graph_memory(const struct graph *g)
 #define STEPS 8 /* rows looked from at once */
 
 struct walk {
-    struct probe probe;
-    uint64_t *seen;  /* a bit for each row */
-    uint64_t *list;  /* entries, best first */
-    uint64_t *came;  /* those that are about to join it */
-    uint32_t *fresh; /* rows seen for the first time, to be scored */
-    float *scores;   /* of these */
-    size_t n, n_fresh;
-    size_t length; /* of the list, at most */
+    struct probe *probes; /* (n_probes) */
+    size_t n_probes;
+    uint64_t *seen;          /* a bit for each row */
+    uint64_t *list;          /* entries, best first */
+    uint64_t *came;          /* those that are about to join it */
+    uint32_t *fresh;         /* rows seen for the first time, to be scored */
+    float *scores;           /* of these */
+    size_t n, n_fresh, room; /* room: of fresh */
+    size_t length;           /* of the list, at most */
     size_t effort;
     size_t next; /* all before it have been looked from */
-    size_t level;
     uint32_t from[STEPS];
     size_t n_from; /* 0: the walk is over */
 };
@@ -170,18 +193,9 @@ static inline uint32_t entry_row(uint64_t entry)
     return ~(uint32_t)(entry >> 1) & 0x7fffffff;
 }
 
-static inline const uint32_t *links_of(const struct graph *g, uint32_t row, size_t level)
+static inline const uint32_t *links_of(const struct graph *g, uint32_t row)
 {
-    const uint32_t *p = g->links + (size_t)g->first[row] * LINE;
-
-    for (; level > 0; level--)
-        p += *p + 1;
-    return p;
-}
-
-static inline void mark(struct walk *w, uint32_t row)
-{
-    w->seen[row / 64] |= (uint64_t)1 << row % 64;
+    return g->links + (size_t)g->first[row] * LINE;
 }
 
 /* Rows that were not seen before; returns how many of n. Written without a branch: nobody could
@@ -202,24 +216,17 @@ static size_t unseen(uint64_t *restrict seen, uint32_t *restrict fresh, const ui
     return found;
 }
 
-/* The rows that the chosen ones lead to. Above the lowest level none is remembered: only one that
- * is better than all others is taken in there. */
+/* The rows that the chosen ones lead to. */
 static void look(const struct graph *g, struct walk *w)
 {
     size_t n = 0;
 
     for (size_t i = 0; i < w->n_from; i++) {
-        const uint32_t *to = links_of(g, w->from[i], w->level);
+        const uint32_t *to = links_of(g, w->from[i]);
 
-        if (w->level == 0) {
-            n += unseen(w->seen, w->fresh + n, to + 1, *to);
-        } else {
-            memcpy(w->fresh + n, to + 1, *to * sizeof *to);
-            n += *to;
-        }
+        n += unseen(w->seen, w->fresh + n, to + 1, *to);
     }
-    for (size_t i = 0; i < n; i++)
-        codes_prefetch(&g->codes, w->fresh[i]);
+    codes_prefetch(&g->codes, w->fresh, n);
     w->n_fresh = n;
 }
 
@@ -246,16 +253,12 @@ static void merge(struct walk *w, size_t m)
 
 static void take_in(const struct graph *g, struct walk *w)
 {
-    uint64_t least = 0;
+    uint64_t least = w->n == w->length ? w->list[w->n - 1] : 0;
     size_t m = 0;
 
     if (w->n_fresh == 0)
         return;
-    if (w->level > 0 && w->n > 0)
-        least = w->list[0] | 1;
-    else if (w->n == w->length)
-        least = w->list[w->n - 1];
-    g->score(&g->codes, &w->probe, w->fresh, w->n_fresh, w->scores);
+    g->score(&g->codes, w->probes, w->n_probes, w->fresh, w->n_fresh, w->scores);
     for (size_t i = 0; i < w->n_fresh; i++) {
         w->came[m] = entry_of(w->scores[i], w->fresh[i]);
         m += w->came[m] > least;
@@ -263,14 +266,13 @@ static void take_in(const struct graph *g, struct walk *w)
     for (size_t i = 0; i < m; i++) /* of these, some will be looked from */
         __builtin_prefetch(&g->first[entry_row(w->came[i])]);
     top_sort(w->came, m);
-    /* Rows are not remembered above the lowest level, so a second one might be there already. */
-    merge(w, w->level > 0 && m > 1 ? 1 : m);
+    merge(w, m);
 }
 
 /* The best that have not been looked from. */
-static size_t choose(const struct graph *g, struct walk *w)
+static void choose(const struct graph *g, struct walk *w)
 {
-    size_t within = w->level > 0 ? 1 : w->effort < w->n ? w->effort : w->n;
+    size_t within = w->effort < w->n ? w->effort : w->n;
     size_t n = 0;
 
     for (; w->next < within && n < STEPS; w->next++) {
@@ -282,104 +284,110 @@ static size_t choose(const struct graph *g, struct walk *w)
         w->from[n++] = entry_row(*entry);
     }
     for (size_t i = 0; i < n; i++) {
-        const char *p = (const char *)links_of(g, w->from[i], 0);
+        const char *p = (const char *)links_of(g, w->from[i]);
 
         __builtin_prefetch(p);
         __builtin_prefetch(p + 64);
         __builtin_prefetch(p + 128);
     }
-    return n;
+    w->n_from = n;
 }
-
-/* A level down, from the best row. */
-static void descend(struct walk *w)
-{
-    w->level--;
-    w->n = 1;
-    w->next = 0;
-    w->list[0] |= 1;
-    if (w->level == 0)
-        mark(w, entry_row(w->list[0]));
-}
-
-static void next_steps(const struct graph *g, struct walk *w)
-{
-    while ((w->n_from = choose(g, w)) == 0 && w->level > 0)
-        descend(w);
-}
-
-/* ---- a request's walks -------------------------------------------------------------- */
 
 static size_t seen_words(const struct graph *g)
 {
     return ((size_t)g->rows + 63) / 64;
 }
 
-static int prepare(const struct graph *g, struct index_scratch *s, const struct graph_search *q,
-                   struct walk *w)
-{
-    size_t room = STEPS * g->links_max + 4;
+#define STARTS 32 /* rows a walk begins with: some for each interest */
 
-    *w = (struct walk){.length = q->ask, .effort = q->effort};
-    w->probe.v = scratch_room(s, ROOM_WORDS, g->codes.stride, sizeof *w->probe.v);
-    w->seen = scratch_room(s, ROOM_SEEN, seen_words(g), sizeof *w->seen);
-    w->list = scratch_room(s, ROOM_LISTS, q->ask, sizeof *w->list);
-    w->came = scratch_room(s, ROOM_CAME, room, sizeof *w->came);
-    w->fresh = scratch_room(s, ROOM_FRESH, room, sizeof *w->fresh);
-    w->scores = scratch_room(s, ROOM_SCORES, room, sizeof *w->scores);
-    return w->probe.v != NULL && w->seen != NULL && w->list != NULL && w->came != NULL &&
-                   w->fresh != NULL && w->scores != NULL
-               ? 0
-               : -1;
-}
-
-static void start(const struct graph *g, struct walk *w, const float *interest, size_t dim)
+/* The best of the high rows. */
+static void start(const struct graph *g, struct walk *w)
 {
-    probe_pack(&w->probe, interest, dim);
+    size_t length = w->length;
+
     memset(w->seen, 0, seen_words(g) * sizeof *w->seen);
     w->n = w->next = 0;
-    w->level = g->top;
-    w->fresh[0] = g->entry;
-    w->n_fresh = 1;
-    if (w->level == 0)
-        mark(w, g->entry);
+    w->length = length < STARTS ? length : STARTS;
+    for (size_t at = 0; at < g->n_high; at += w->n_fresh) {
+        w->n_fresh = g->n_high - at < w->room ? g->n_high - at : w->room;
+        memcpy(w->fresh, g->high + at, w->n_fresh * sizeof *w->fresh);
+        take_in(g, w);
+    }
+    w->length = length;
+    for (size_t i = 0; i < w->n; i++) {
+        uint32_t row = entry_row(w->list[i]);
+
+        w->seen[row / 64] |= (uint64_t)1 << row % 64;
+    }
 }
 
 #define LATE_TURNS 32 /* between two looks at the clock: some hundred rows looked from */
 
 static void walk(const struct graph *g, struct walk *w, struct index_query *q)
 {
+    start(g, w);
+    w->n_fresh = 0;
     for (size_t turn = 1;; turn++) {
+        choose(g, w);
         take_in(g, w);
-        next_steps(g, w);
+        if (w->n_from == 0)
+            choose(g, w);
         if (w->n_from == 0 || (turn % LATE_TURNS == 0 && query_late(q)))
             return;
         look(g, w);
     }
 }
 
-static void finish(const struct walk *w, int64_t *rows)
+/* ---- a request's walks -------------------------------------------------------------- */
+
+static int prepare(const struct graph *g, struct index_scratch *s, const struct graph_search *q,
+                   struct walk *w)
 {
-    for (size_t i = 0; i < w->n; i++)
-        rows[i] = entry_row(w->list[i]);
-    for (size_t i = w->n; i < w->length; i++)
-        rows[i] = -1;
+    size_t room = STEPS * (g->links_max + 1), stride = g->codes.stride;
+    int8_t *packed = scratch_room(s, ROOM_WORDS, q->n * stride, sizeof *packed);
+
+    *w = (struct walk){
+        .length = q->ask > q->effort ? q->ask : q->effort, .effort = q->effort, .room = room};
+    if (w->length > g->rows)
+        w->length = g->rows;
+    w->probes = scratch_room(s, ROOM_PROBES, q->n, sizeof *w->probes);
+    w->seen = scratch_room(s, ROOM_SEEN, seen_words(g), sizeof *w->seen);
+    w->list = scratch_room(s, ROOM_LISTS, w->length, sizeof *w->list);
+    w->came = scratch_room(s, ROOM_CAME, room + 1, sizeof *w->came);
+    w->fresh = scratch_room(s, ROOM_FRESH, room + 1, sizeof *w->fresh);
+    w->scores = scratch_room(s, ROOM_SCORES, room + 4, sizeof *w->scores);
+    if (packed == NULL || w->probes == NULL || w->seen == NULL || w->list == NULL ||
+        w->came == NULL || w->fresh == NULL || w->scores == NULL)
+        return -1;
+    for (size_t i = 0; i < q->n; i++) {
+        w->probes[i].v = packed + i * stride;
+        probe_pack(&w->probes[i], q->interests + i * q->dim, q->dim);
+    }
+    return 0;
+}
+
+static void finish(const struct walk *w, int64_t *rows, size_t ask)
+{
+    for (size_t i = 0; i < ask; i++)
+        rows[i] = i < w->n ? (int64_t)entry_row(w->list[i]) : -1;
 }
 
 int graph_search(const struct graph *g, struct index_scratch *s, struct index_query *q,
                  const struct graph_search *search)
 {
     struct walk w;
+    struct probe *probes;
 
     if (prepare(g, s, search, &w) == -1)
         return -1;
-    for (size_t i = 0; i < search->n; i++) {
+    probes = w.probes;
+    w.n_probes = search->together ? search->n : 1;
+    for (size_t i = 0; i < search->n; i += w.n_probes) {
+        w.probes = probes + i;
         w.n = 0;
-        if (i == 0 || !query_late(q)) {
-            start(g, &w, search->interests + i * search->dim, search->dim);
+        if (i == 0 || !query_late(q))
             walk(g, &w, q);
-        }
-        finish(&w, search->rows + i * search->ask);
+        finish(&w, search->rows + i * search->ask, search->ask);
     }
     return 0;
 }

@@ -22,9 +22,10 @@ size_t graph_memory(const struct graph *g);
 struct graph_search {
     const float *interests; /* (n, dim) */
     size_t n, dim;
-    size_t effort; /* the walk looks from so many of the best rows it has seen */
-    size_t ask;    /* rows wanted */
-    int64_t *rows; /* out (n, ask), best first by the bytes; then -1 */
+    bool together; /* one list is wanted, of the rows that are best for any interest */
+    size_t effort; /* a walk looks from so many of the best rows it has seen */
+    size_t ask;    /* rows wanted in a list */
+    int64_t *rows; /* out (n or, together, 1; ask), best first by the bytes; then -1 */
 };
 
 /* 0; -1 when memory is out. Looks at the clock for q's deadline and, once it has passed, ends with

@@ -30,7 +30,7 @@ struct tile_rows {
 
 /* Four interests, packed. */
 struct screen_group {
-    int32_t *words;                 /* word 4 * g + i: dimensions 4 g .. 4 g + 3 of interest i */
+    int32_t *words;                 /* in the order in which they are read: see screen.c */
     int32_t offset[TILE_INTERESTS]; /* takes back that rows are stored without a sign */
     float scale[TILE_INTERESTS];    /* t */
     float by_error[TILE_INTERESTS], by_size[TILE_INTERESTS]; /* the bound: see screen_bound */
@@ -46,11 +46,12 @@ const struct tile_rows *tile_rows(const unsigned char *tile, size_t dim);
 /* Puts a finite interest, or NULL for none, at place i of a group. */
 void screen_pack(struct screen_group *g, size_t i, const float *interest, size_t dim);
 
-/* How far the cheap score of row r for interest i may be from its final score (vec_dot). */
-static inline float screen_bound(const struct screen_group *g, size_t i,
-                                 const struct tile_rows *rows, size_t r)
+/* How far the cheap score of row r may be from its final score (vec_dot), for an interest with
+ * these factors. */
+static inline float screen_bound(float by_error, float by_size, const struct tile_rows *rows,
+                                 size_t r)
 {
-    return g->by_error[i] * rows->error[r] + g->by_size[i] * rows->size[r];
+    return by_error * rows->error[r] + by_size * rows->size[r];
 }
 
 /* low[16 * i + r] = the least that the final score of row r for interest i can be. Returns a mask:
@@ -58,8 +59,26 @@ static inline float screen_bound(const struct screen_group *g, size_t i,
  * aligned. All implementations agree to the bit. */
 typedef uint64_t screen_fn(const unsigned char *tile, const struct screen_group *g, size_t dim,
                            const float *floors, float *low);
+
+/* The interests of a query together: four to a group, places that are left over filled with one of
+ * them. A bound is the widest of the interests'. */
+struct screen_joint {
+    const struct screen_group *groups;
+    size_t n_groups;
+    float by_error, by_size;
+};
+
+/* low[r] = the least that the best final score of row r over all interests can be. Bit r tells
+ * whether the most it can be is >= the floor. */
+typedef uint32_t screen_joint_fn(const unsigned char *tile, const struct screen_joint *j,
+                                 size_t dim, float floor, float *low);
+
+struct screens {
+    screen_fn *each;
+    screen_joint_fn *joint;
+};
 /* The fastest this processor can do; and what any can. */
-screen_fn *screen_pick(void);
-screen_fn screen_plain;
+const struct screens *screens_pick(void);
+extern const struct screens screens_plain;
 
 #endif

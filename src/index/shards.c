@@ -120,6 +120,7 @@ void index_search(const struct index *ix, struct index_scratch *s, struct index_
 {
     for (size_t i = 0; i < n; i++) {
         assert(q[i].filter == NULL || q[i].filter->rows >= ix->v.rows);
+        q[i].joined = false;
         q[i].late = false;
         q[i].shards_failed = 0;
         for (int j = 0; j < q[i].n_interests; j++)

@@ -3,16 +3,25 @@
 
 #define SMALL 16
 
-static void insertion_sort(uint64_t *keys, size_t n)
+/* At most SMALL keys. A key goes where as many are larger, of equals those before it: no branch
+ * depends on a comparison. */
+static void rank_sort(uint64_t *keys, size_t n)
 {
-    for (size_t i = 1; i < n; i++) {
-        uint64_t key = keys[i];
-        size_t at = i;
+    uint64_t copy[SMALL];
+    uint32_t rank[SMALL];
 
-        for (; at > 0 && keys[at - 1] < key; at--)
-            keys[at] = keys[at - 1];
-        keys[at] = key;
+    for (size_t i = 0; i < n; i++) {
+        copy[i] = keys[i];
+        rank[i] = 0;
+        for (size_t j = 0; j < i; j++) {
+            uint32_t larger = copy[i] > copy[j];
+
+            rank[j] += larger;
+            rank[i] += 1 - larger;
+        }
     }
+    for (size_t i = 0; i < n; i++)
+        keys[rank[i]] = copy[i];
 }
 
 static uint64_t median(uint64_t a, uint64_t b, uint64_t c)
@@ -63,7 +72,7 @@ static void select_largest(uint64_t *keys, size_t n, size_t k)
         }
     }
     if (k > 0 && k < n)
-        insertion_sort(keys, n);
+        rank_sort(keys, n);
 }
 
 void top_sort(uint64_t *keys, size_t n)
@@ -81,7 +90,7 @@ void top_sort(uint64_t *keys, size_t n)
             n = above;
         }
     }
-    insertion_sort(keys, n);
+    rank_sort(keys, n);
 }
 
 static uint64_t smallest(const uint64_t *keys, size_t n)
@@ -98,12 +107,13 @@ void top_init(struct top *t, uint64_t *room, size_t k, float slack)
     *t = (struct top){room, 0, k, k > 0 ? -INFINITY : NAN, slack};
 }
 
-uint64_t top_least(const struct top *t)
+uint64_t top_least(const struct top *t, size_t n)
 {
-    return smallest(t->keys, t->n);
+    return smallest(t->keys, n);
 }
 
-void top_drop(struct top *t)
+/* Throws out, from behind the first k entries, what cannot be better than all of those. */
+static void drop(struct top *t)
 {
     float kth = key_score(smallest(t->keys, t->k));
     uint64_t least = hit_order(nextafterf(kth - t->slack, -INFINITY), UINT32_MAX);
@@ -121,7 +131,7 @@ void top_prune(struct top *t)
     if (t->n <= t->k)
         return;
     select_largest(t->keys, t->n, t->k);
-    top_drop(t);
+    drop(t);
 }
 
 void top_cut(struct top *t)

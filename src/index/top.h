@@ -26,9 +26,8 @@ static inline size_t top_room(size_t k)
 }
 
 void top_init(struct top *t, uint64_t *room, size_t k, float slack);
-/* Throws out, from behind the first k entries, what cannot be better than all of those. */
-void top_drop(struct top *t);
-/* The same behind the k best as the entries stand. */
+/* Keeps the k best as the entries stand, first, and of the others what may be better than one of
+ * those. */
 void top_prune(struct top *t);
 /* Keeps the k best as the scores stand: for final scores. */
 void top_cut(struct top *t);
@@ -36,8 +35,8 @@ void top_cut(struct top *t);
 void top_sort(uint64_t *keys, size_t n);
 /* Adds n final entries, those that are there already once; there must be room. Keeps the k best. */
 void top_join(struct top *t, const uint64_t *keys, size_t n);
-/* The least of the entries; there must be one. */
-uint64_t top_least(const struct top *t);
+/* The least of the first n entries, n > 0. */
+uint64_t top_least(const struct top *t, size_t n);
 /* Writes the k best, in order; returns how many there are. Scores must be final. */
 size_t top_finish(struct top *t, struct hit *hits);
 

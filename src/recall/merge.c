@@ -101,11 +101,27 @@ static int by_score_then_row(const void *pa, const void *pb)
 
 /* ---- max: the best of all ---------------------------------------------------------- */
 
+/* From an answer that the index joined. */
+static size_t merge_joined(const struct merge *m, struct pick *out)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < m->found[0] && n < m->n; i++) {
+        const struct hit *hit = &m->hits[i];
+
+        out[n] = (struct pick){hit->row, hit->score, m->from[i]};
+        n += m->excluded == NULL || !row_set_has(m->excluded, hit->row);
+    }
+    return n;
+}
+
 static size_t merge_max(const struct merge *m, struct arena *scratch, struct pick *out)
 {
     struct walk w;
     size_t n = 0;
 
+    if (m->from != NULL)
+        return merge_joined(m, out);
     walk_start(&w, m, m->n, scratch);
     while (n < m->n && walk_next(&w, &out[n]))
         n++;

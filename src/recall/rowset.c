@@ -1,6 +1,6 @@
 /* rowset.c - a small set of rows: what a request excludes, what an answer already holds.
  *
- * Open addressing, at most half full, in the request's arena. Row numbers are spread by a
+ * Open addressing, at most a quarter full, in the request's arena. Row numbers are spread by a
  * multiplication, since neighbours in a catalogue tend to be asked for together. */
 #include <string.h>
 
@@ -16,7 +16,7 @@ struct row_set *row_set_new(struct arena *a, size_t most)
     struct row_set *s = arena_alloc(a, sizeof *s);
     size_t size = 16;
 
-    while (size < 2 * most)
+    while (size < 4 * most)
         size *= 2;
     s->slots = arena_alloc(a, size * sizeof *s->slots);
     memset(s->slots, 0, size * sizeof *s->slots);

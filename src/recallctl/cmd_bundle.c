@@ -23,7 +23,7 @@ static const struct opt build_opts[] = {
     {"factory", OPT_TEXT, AT(factory), 0, 0, "TEXT", "the faiss index: HNSW32, IVF1024,Flat, ..."},
     {"shards", OPT_INT, AT(shards), 0, 256, "N", "how many; 0: one per million rows"},
     {"effort", OPT_INT, AT(effort), 0, 1000000, "N", "efSearch or nprobe; 0: the least that reaches the floor"},
-    {"recall-floor", OPT_REAL, AT(recall_floor), 0, 1, "X", "refuse an index that finds less; default 0.95"},
+    {"recall-floor", OPT_REAL, AT(recall_floor), 0, 1, "X", "refuse an index that finds less; default 0.98"},
     {"threads", OPT_INT, AT(threads), 1, 1024, "N", "default: all cores"},
 };
 /* clang-format on */

@@ -102,7 +102,6 @@ void vec_dots(float *out, const float *a, const float *const *rows, size_t at, s
 
 /* ---- many vectors against many rows ------------------------------------------------ */
 
-#define GROUP 4 /* vectors against which a row is read once */
 typedef int32_t choice __attribute__((vector_size(4 * sizeof(int32_t))));
 
 #if defined(__clang__)
@@ -120,38 +119,66 @@ static inline __attribute__((always_inline)) quad fold_quads(quad a, quad b, qua
     return CHOOSE(ab, cd, 0, 2, 4, 6) + CHOOSE(ab, cd, 1, 3, 5, 7);
 }
 
-/* The row against four vectors, n a multiple of LANES. */
-static inline __attribute__((always_inline)) quad dot_group(const float *a, const float *row,
+/* A block of the table: BLOCK_ROWS rows against one vector or two, n a multiple of LANES. One part
+ * of the lanes after the other, so that all sums under way stay in registers: two vectors against
+ * four rows take six loads for eight products. */
+#define BLOCK_ROWS 4
+#define BLOCK_VECTORS 2
+
+static inline __attribute__((always_inline)) void dot_block(float *out, size_t ldo, const float *a,
+                                                            int n_a, const float *const *rows,
                                                             size_t n)
 {
-    part sum[GROUP][PARTS] = {{{0}}}, x, y;
+    part sum[BLOCK_VECTORS][BLOCK_ROWS][PARTS];
+    const float *r0 = rows[0], *r1 = rows[1], *r2 = rows[2], *r3 = rows[3];
 
-    for (size_t i = 0; i < n; i += LANES)
-        for (int p = 0; p < PARTS; p++) {
-            LOAD(x, row + i + p * WIDTH);
-            for (int g = 0; g < GROUP; g++) {
-                LOAD(y, a + (size_t)g * n + i + p * WIDTH);
-                sum[g][p] = sum[g][p] + y * x;
+#pragma GCC unroll 4
+    for (int p = 0; p < PARTS; p++) {
+        part s[BLOCK_VECTORS][BLOCK_ROWS] = {{{0}}}, x[BLOCK_ROWS], y;
+
+        for (size_t i = (size_t)p * WIDTH; i < n; i += LANES) {
+            LOAD(x[0], r0 + i);
+            LOAD(x[1], r1 + i);
+            LOAD(x[2], r2 + i);
+            LOAD(x[3], r3 + i);
+#pragma GCC unroll 2
+            for (int k = 0; k < n_a; k++) {
+                LOAD(y, a + (size_t)k * n + i);
+#pragma GCC unroll 4
+                for (int r = 0; r < BLOCK_ROWS; r++)
+                    s[k][r] = s[k][r] + y * x[r];
             }
         }
-    return fold_quads(fold_to_quad(sum[0]), fold_to_quad(sum[1]), fold_to_quad(sum[2]),
-                      fold_to_quad(sum[3]));
+#pragma GCC unroll 2
+        for (int k = 0; k < n_a; k++)
+#pragma GCC unroll 4
+            for (int r = 0; r < BLOCK_ROWS; r++)
+                sum[k][r][p] = s[k][r];
+    }
+#pragma GCC unroll 2
+    for (int k = 0; k < n_a; k++) {
+        quad dots = fold_quads(fold_to_quad(sum[k][0]), fold_to_quad(sum[k][1]),
+                               fold_to_quad(sum[k][2]), fold_to_quad(sum[k][3]));
+
+        STORE(out + (size_t)k * ldo, dots);
+    }
 }
 
 void vec_dot_table(float *out, size_t ldo, const float *a, size_t n_a, const float *const *rows,
                    size_t n_rows, size_t n)
 {
-    size_t k = 0;
+    size_t blocks = n % LANES == 0 ? n_rows / BLOCK_ROWS * BLOCK_ROWS : 0;
 
-    for (; n % LANES == 0 && k + GROUP <= n_a; k += GROUP)
-        for (size_t r = 0; r < n_rows; r++) {
-            quad dots = dot_group(a + k * n, rows[r], n);
+    for (size_t r = 0; r < blocks; r += BLOCK_ROWS) {
+        size_t k = 0;
 
-            for (size_t g = 0; g < GROUP; g++)
-                out[(k + g) * ldo + r] = dots[g];
-        }
-    for (; k < n_a; k++)
-        vec_dots(out + k * ldo, a + k * n, rows, 0, n_rows, n);
+        for (; k + BLOCK_VECTORS <= n_a; k += BLOCK_VECTORS)
+            dot_block(out + k * ldo + r, ldo, a + k * n, BLOCK_VECTORS, rows + r, n);
+        if (k < n_a)
+            dot_block(out + k * ldo + r, ldo, a + k * n, 1, rows + r, n);
+    }
+    for (size_t k = 0; blocks < n_rows && k < n_a; k++)
+        vec_dots(out + k * ldo + blocks, a + k * n, rows + blocks, 0, n_rows - blocks, n);
 }
 
 /* ---- lengths and sums ----------------------------------------------------------------- */

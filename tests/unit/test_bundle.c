@@ -335,7 +335,7 @@ static struct buf answers_of(const struct bundle *b)
         answers_search(&a, bundle_index(b), &q, 20, &err) == -1)
         fail_msg("%s", err.text);
     buf_put(&out, q.data, q.n * DIM * sizeof *q.data);
-    buf_put(&out, a.hits, q.n * 20 * sizeof *a.hits);
+    buf_put(&out, a.hits, a.n * 20 * sizeof *a.hits);
     for (uint32_t row = 1; row < ROWS; row++) {
         const char *id = items_id(bundle_items(b), row, &len);
 

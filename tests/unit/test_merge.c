@@ -242,6 +242,40 @@ static void max_is_the_best_of_the_union(void **state)
     against_twin(*state, MERGE_MAX, max_twin);
 }
 
+/* The same when the index joined the lists: the twin's pool with nothing excluded is what it says.
+ */
+static void max_takes_a_joined_list_as_it_is_but_for_what_is_excluded(void **state)
+{
+    struct fixture *f = *state;
+
+    for (int round = 0; round < 1000; round++) {
+        struct sample *s = &f->sample, all;
+        struct pick want[ROWS + 1], got[ROWS + 1];
+        uint8_t from[ROWS];
+        size_t n_want;
+
+        arena_reset(&f->arena);
+        sample_fill(s, &f->arena, f->items);
+        s->m.policy = MERGE_MAX;
+        if (round % 8 == 0)
+            s->m.excluded = NULL;
+        for (uint32_t row = 0; row < ROWS; row++)
+            s->excluded[row] = s->m.excluded != NULL && (round % 9 == 0 || s->excluded[row]);
+        for (uint32_t row = 0; row < ROWS && round % 9 == 0 && s->m.excluded != NULL; row++)
+            row_set_add((struct row_set *)(uintptr_t)s->m.excluded, row);
+        n_want = max_twin(s, want);
+        all = *s;
+        memset(all.excluded, 0, sizeof all.excluded);
+        s->found[0] = pool_twin(&all, got);
+        for (size_t i = 0; i < s->found[0]; i++) {
+            s->hits[i] = (struct hit){got[i].row, got[i].score};
+            from[i] = (uint8_t)got[i].list;
+        }
+        s->m.from = from;
+        expect_same(want, n_want, got, merge_picks(&s->m, &f->arena, got));
+    }
+}
+
 static void diverse_is_the_greedy_of_the_paper(void **state)
 {
     against_twin(*state, MERGE_DIVERSE, diverse_twin);
@@ -374,6 +408,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(max_is_the_best_of_the_union, setup, teardown),
+        cmocka_unit_test_setup_teardown(max_takes_a_joined_list_as_it_is_but_for_what_is_excluded,
+                                        setup, teardown),
         cmocka_unit_test_setup_teardown(diverse_is_the_greedy_of_the_paper, setup, teardown),
         cmocka_unit_test_setup_teardown(diverse_without_an_attribute_is_max, setup, teardown),
         cmocka_unit_test_setup_teardown(quota_leaves_every_interest_its_share_and_fills_by_score,

@@ -56,6 +56,11 @@ class Environment:
         return [self.python, "-m", "uvicorn", "service:app", "--port", str(port), "--workers",
                 str(workers), "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
 
+    def run(self, settings, script, *arguments):
+        """What a script of this folder prints."""
+        return subprocess.run([self.python, script, *map(str, arguments)], cwd=HERE, check=True, text=True,
+                              stdout=subprocess.PIPE, env=self.variables(settings)).stdout
+
     def variables(self, settings):
         threads = settings.get("threads", 1)
         fixed = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)} if threads else {}

@@ -27,6 +27,7 @@ CHOICES = {
     "model": "torch",      # torch, jit, compile, numpy: see mind.py
     "index": "flat",       # flat, hnsw, fastscan, or numpy: a matrix product and a partition
     "effort": 0,           # efSearch; how many times k a fast scan hands on
+    "take": 0,             # rows of each interest; 0 = as many as are wanted of all, and the history
     "endpoint": "async",   # or sync: a thread pool and the blocking Redis client
     "checked": False,      # pydantic models in and out instead of orjson by hand
     "threads": 1,          # of Faiss and PyTorch; 0 = theirs to choose, which is every core
@@ -62,6 +63,9 @@ class Graph:
 
     def __init__(self, path, effort):
         self.index = faiss.read_index(str(path))
+        self.look(effort)
+
+    def look(self, effort):
         self.parameters = faiss.SearchParametersHNSW(efSearch=effort)
 
     def search(self, queries, k):
@@ -135,7 +139,7 @@ def recall(user, n, elements):
     known = [row for row in map(rows_of.get, reversed(elements)) if row is not None]
     if not known:
         return {"user_id": user, "items": []}
-    scores, found = index.search(interests_of(known), n + len(known))
+    scores, found = index.search(interests_of(known), C["take"] or n + len(known))
     items = zip(*(part.tolist() for part in merge(scores, found, known, n)))
     return {"user_id": user, "history": len(known),
             "items": [{"id": ids[row], "score": score, "interest": interest}
