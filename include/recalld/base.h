@@ -164,10 +164,18 @@ void buf_u64(struct buf *b, uint64_t v);
 /* A float as JSON with 9 significant digits, which read back give the same bits.
  * NaN and infinity become null, -0 becomes 0. No trailing zeros; exponents outside 1e-5..1e9. */
 void buf_f32(struct buf *b, float v);
+/* Both at `p`, where there is this much room, of which what lies behind the end may change too;
+ * return the end. For whoever writes many in a row. */
+#define TEXT_U64_ROOM 20
+#define TEXT_F32_ROOM 24
+char *text_u64(char *p, uint64_t v);
+char *text_f32(char *p, float v);
 /* The same for doubles, up to 17 digits; slower. */
 void buf_f64(struct buf *b, double v);
 /* `s` as a JSON string with quotes; it must be valid UTF-8. */
 void buf_json(struct buf *b, const char *s, size_t len);
+/* True when `s` as a JSON string is `s` between quotes. */
+bool json_plain(const char *s, size_t len);
 const char *buf_cstr(struct buf *b);
 void buf_clear(struct buf *b); /* frees */
 
@@ -263,12 +271,45 @@ struct queue *queue_new(size_t capacity);
 void queue_free(struct queue *q);
 /* False, and nothing queued, when it is full or closed. Never waits. */
 bool queue_try_push(struct queue *q, void *item) WARN_UNUSED;
-/* Waits for work, then takes min(max, ceil(waiting / idle takers)), oldest first: no one waits to
- * fill a batch, and no taker grabs what another could do at once. Returns 0 only when closed and
- * empty. */
-size_t queue_pop(struct queue *q, void **out, size_t max);
+void *queue_pop(struct queue *q); /* the oldest; waits for it. NULL when closed and empty */
+/* Without waiting: min(max, ceil(waiting / idle)), oldest first, so that no one waits to fill a
+ * batch, and no taker grabs what another could do at once. `idle` takers have nothing to do, this
+ * one among them. *left is what the others may take. */
+size_t queue_take(struct queue *q, void **out, size_t max, size_t idle, size_t *left);
+size_t queue_count(const struct queue *q); /* as of now; no lock */
 /* No more pushes; what is queued can still be taken; every waiting taker wakes. */
 void queue_close(struct queue *q);
+
+/* ---- poller: threads that wait together for the same descriptors -------------- */
+
+/* A source is a descriptor and the work it makes. Whichever thread waits does the work, one at a
+ * time: `ready` never runs twice at once, and needs no lock of its own. It is called when the
+ * descriptor has become readable (an edge: it reads until nothing is left), when it is run or
+ * kicked, and now and then for nothing. */
+struct poller;
+struct poll_source;
+
+struct poller *poller_new(struct err *err) WARN_UNUSED;
+void poller_free(struct poller *p); /* and all sources; no thread may be inside. NULL allowed */
+/* Belongs to the poller; never NULL. */
+struct poll_source *poller_add(struct poller *p, void (*ready)(void *arg), void *arg);
+/* Watches `fd` from now on. Closing it ends that. */
+int poll_source_watch(struct poll_source *s, int fd, struct err *err) WARN_UNUSED;
+/* Calls `ready`, or, when another thread is inside, has that one call it once more. */
+void poll_source_run(struct poll_source *s);
+/* The same, later: in one that waits; or, from one of those, when it waits again or says
+ * poller_run_due. */
+void poll_source_kick(struct poll_source *s);
+/* Once it returns, `ready` is not running and is not called any more. Not from inside. */
+void poll_source_remove(struct poll_source *s);
+
+/* Waits up to `timeout_ms` (-1 = no limit) and runs what is ready. Returns early when woken. From
+ * the first call on the thread is one of those that wait: it ends after poller_close. */
+void poller_wait(struct poller *p, int timeout_ms);
+bool poller_run_due(struct poller *p);       /* what this thread has kicked; false = nothing */
+bool poller_is_mine(const struct poller *p); /* this thread is one of those that wait */
+void poller_wake(struct poller *p);  /* a thread that waits returns, now or as soon as one does */
+void poller_close(struct poller *p); /* nobody waits any more */
 
 /* ---- snapshots: immutable things behind a counted reference ------------------ */
 

@@ -1,7 +1,9 @@
-/* behaviour.h - a user's recent items, from Redis: keys, decoding, and the threads that wait.
+/* behaviour.h - a user's recent items, from Redis: keys, decoding, and connections.
  *
- * One thread per Redis connection; each sends one pipeline for all jobs that wait. A job is handed
- * back through its `done` exactly once, from a behaviour thread, by its deadline.
+ * Each connection asks in one pipeline for all jobs that wait. While all goes well that is the work
+ * of the poller's threads, and no other thread runs; a connection that is not well, or all when
+ * there is no poller, is served by a thread of its own. A job is handed back through its `done`
+ * exactly once, by its deadline, from any of these threads.
  *
  * Redis answers in order, so a key that hangs (a proxy whose shard is slow, a script) would hold up
  * all that was asked behind it. When a reply is overdue for a third of redis.timeout_ms, those
@@ -41,7 +43,7 @@ struct behaviour_job {
     /* in */
     struct str user_id;
     uint64_t deadline_ns;
-    struct arena *arena; /* results live here; used by the behaviour thread until done */
+    struct arena *arena; /* results live here; the stage's, one thread at a time, until done */
     void (*done)(struct behaviour_job *job);
     void *owner;
     /* out. When only one of the two keys was late or failed, what the other gave is still there. */
@@ -56,20 +58,25 @@ struct behaviour_job {
     struct behaviour_job *next;
 };
 
-struct behaviour; /* the stage: format and threads */
+struct behaviour; /* the stage: format, connections and threads */
 
 /* Checks key templates, element form, address and password file (ERR_USAGE names the key). Does not
- * wait for Redis. With redis.address empty the result is a stage that hands every job back as
- * BEHAVIOUR_READ with no items. Registers its metrics: call it before threads count. */
-struct behaviour *behaviour_start(const struct config *cfg, size_t queue, struct err *err)
-    WARN_UNUSED;
+ * wait for Redis. The poller, or NULL, is there until behaviour_stop. With redis.address empty the
+ * result is a stage that hands every job back as BEHAVIOUR_READ with no items. Registers its
+ * metrics: call it before threads count. */
+struct behaviour *behaviour_start(const struct config *cfg, size_t queue, struct poller *p,
+                                  struct err *err) WARN_UNUSED;
 /* Takes no more jobs, hands back all that wait (BEHAVIOUR_BREAKER), ends the threads. Other threads
  * may still call the functions below, until behaviour_free. NULL allowed, a second call does
  * nothing. */
 void behaviour_stop(struct behaviour *b);
 void behaviour_free(struct behaviour *b); /* stops first */
-/* False with job->status = BEHAVIOUR_BREAKER when it was not taken (done is not called then). */
+/* False with job->status = BEHAVIOUR_BREAKER when it was not taken (done is not called then). With
+ * a poller, behaviour_flush must follow. */
 bool behaviour_submit(struct behaviour *b, struct behaviour_job *job) WARN_UNUSED;
+/* Asks for all that was submitted, in one pipeline, and may call `done`. When every connection has
+ * a pipeline on its way, the first that is answered takes what waits. */
+void behaviour_flush(struct behaviour *b);
 /* For probes: "off", "up", "connecting" or "down" (the breaker is open). */
 const char *behaviour_state(struct behaviour *b);
 size_t behaviour_depth(struct behaviour *b);

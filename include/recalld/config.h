@@ -24,7 +24,7 @@ struct config {
     /* http */
     char *http_listen; /* host:port; port 0 = any free one; [v6]:port */
     char *http_port_file;
-    int http_threads;
+    int http_loops;
     int http_max_body; /* bytes */
     int http_connections;
     int http_drain_ms;

@@ -1,6 +1,7 @@
 /* http.h - libmicrohttpd: the listener, the route table and the answers of every route.
  *
- * Event threads parse and admit; POST /recall is suspended and resumed when a worker has answered.
+ * Whoever waits in the poller reads, parses and admits; POST /recall is suspended and resumed when
+ * a worker has answered.
  */
 #ifndef RECALLD_HTTP_H
 #define RECALLD_HTTP_H
@@ -21,6 +22,7 @@ struct http_context {
     struct journal *journal; /* NULL = off */
     struct recall *recall;
     struct behaviour *behaviour;
+    struct poller *poller; /* its threads serve until http_stop has returned */
 };
 
 struct http_server;

@@ -34,12 +34,16 @@ uint32_t items_last_row(const struct items *it);
 
 /* ITEMS_NONE when unknown. */
 uint32_t items_row(const struct items *it, const char *id, size_t len);
+/* The same for n ids, with the waiting for memory overlapped. */
+void items_rows(const struct items *it, const struct str *ids, size_t n, uint32_t *rows);
 /* NULL when the row has no id; not NUL-terminated. */
 const char *items_id(const struct items *it, uint32_t row, size_t *len);
 /* The same for n rows, rows[0], rows[stride bytes further] ..., with the waiting for memory
  * overlapped: the ids are on their way into the cache on return. */
 void items_ids(const struct items *it, const uint32_t *rows, size_t stride, size_t n,
                struct str *ids);
+/* True when no id needs escaping within a JSON string. */
+bool items_plain(const struct items *it);
 
 size_t items_attributes(const struct items *it);
 const char *items_attribute_name(const struct items *it, size_t attribute);

@@ -85,12 +85,15 @@ const char *recall_call_field(const struct recall_call *c); /* the field a 400 i
 
 /* ---- the service ---- */
 
-/* Starts the workers. Everything borrowed must outlive it; `policy` is owned; `exp` and `journal`
- * may be NULL. */
+/* Starts the workers, which also wait in the poller. Everything borrowed must outlive it; `policy`
+ * is owned; `exp` and `journal` may be NULL. */
 struct recall *recall_start(const struct config *cfg, struct recall_policy *policy,
                             struct registry *reg, struct experiment_store *exp,
-                            struct journal *journal, struct behaviour *beh, struct err *err)
-    WARN_UNUSED;
+                            struct journal *journal, struct behaviour *beh, struct poller *poller,
+                            struct err *err) WARN_UNUSED;
+int recall_workers(const struct recall *r);
+/* After some calls were submitted: asks Redis for all of them at once. */
+void recall_flush(struct recall *r);
 struct recall_policy *recall_policy_new(const struct config *cfg);
 void recall_set_policy(struct recall *r, struct recall_policy *policy); /* owns it */
 int recall_n_max(struct recall *r); /* of the policy that holds */

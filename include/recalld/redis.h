@@ -1,4 +1,4 @@
-/* redis.h - Redis over hiredis' reader: connections that belong to one thread each, pipelines with
+/* redis.h - Redis over hiredis' reader: connections that one thread at a time uses, pipelines with
  * a deadline per command, and a circuit breaker shared by all connections of one server.
  *
  * A connection is discarded after any I/O or protocol error, and when a reply is still outstanding
@@ -82,7 +82,8 @@ void redis_conn_free(struct redis_conn *c);
  * and, where the address is a name, the resolver's time. ERR_UNAVAILABLE names the address and the
  * cause. */
 int redis_conn_ready(struct redis_conn *c, struct err *err) WARN_UNUSED;
-/* redis_run calls it from now on; `overdue` must not use the connection. Without it: REDIS_WAIT. */
+/* redis_finish calls it, and redis_run; `overdue` must not use the connection. Without it:
+ * REDIS_WAIT. */
 void redis_conn_when_overdue(struct redis_conn *c, redis_overdue_fn overdue, void *arg);
 /* Connects if need be (a name that could not be connected to is not looked up again meanwhile: the
  * resolver keeps no deadlines), sends all commands in one pipeline and calls `done` exactly once
@@ -95,6 +96,24 @@ void redis_conn_when_overdue(struct redis_conn *c, redis_overdue_fn overdue, voi
  * MOVED, ...) or when nothing came in half of timeout_ms; impatient callers and commands marked
  * doubtful prove nothing. */
 void redis_run(struct redis_conn *c, const struct redis_command *cmds, size_t n, redis_done done);
+
+/* The same in steps, of which only the last one waits: for who learns elsewhere that the socket has
+ * something to read. */
+enum redis_step {
+    REDIS_MORE,    /* replies are still to come: go on when the socket is readable */
+    REDIS_DONE,    /* every command is answered, and the connection is sound */
+    REDIS_TROUBLE, /* only redis_finish can go on */
+};
+/* Sends what the socket takes of the pipeline; `cmds` (n > 0) are there until it is over. */
+enum redis_step redis_begin(struct redis_conn *c, const struct redis_command *cmds, size_t n,
+                            redis_done done);
+/* Hands out what has come; reads until nothing is left. No deadline is kept meanwhile. */
+enum redis_step redis_continue(struct redis_conn *c) WARN_UNUSED;
+/* When redis_finish should take over from REDIS_MORE, because something becomes late (clock_ns). */
+uint64_t redis_late_ns(const struct redis_conn *c);
+/* Does all that is left of the pipeline, however far it is. */
+void redis_finish(struct redis_conn *c);
+
 /* Call it when idle. Discards a connection that the server has closed; connects when not connected,
  * and pings when the breaker is open, if the back-off allows. Success closes the breaker. False
  * when an attempt failed: whether that is the breaker's business is for the caller to say, who
@@ -103,6 +122,9 @@ bool redis_conn_heal(struct redis_conn *c);
 /* When redis_conn_heal will try something (clock_ns, perhaps past); 0 = nothing to heal. */
 uint64_t redis_conn_next_heal_ns(const struct redis_conn *c);
 bool redis_conn_is_up(const struct redis_conn *c);
+/* Discards a connection that the server has closed; false when none stands. */
+bool redis_conn_look(struct redis_conn *c);
+int redis_conn_fd(const struct redis_conn *c); /* of the connection that stands, to wait for */
 const char *redis_conn_error(const struct redis_conn *c); /* the latest failure, "" = none yet */
 
 struct redis_connects {

@@ -142,6 +142,22 @@ static bool eight_plain(const char *s)
             high) == 0;
 }
 
+static size_t plain_run(const char *s, size_t len)
+{
+    size_t run = 0;
+
+    while (len - run >= 8 && eight_plain(s + run))
+        run += 8;
+    while (run < len && is_plain((unsigned char)s[run]))
+        run++;
+    return run;
+}
+
+bool json_plain(const char *s, size_t len)
+{
+    return plain_run(s, len) == len;
+}
+
 /* Runs that need no escaping, nearly always all of `s`, are copied in one piece. */
 void buf_json(struct buf *b, const char *s, size_t len)
 {
@@ -150,16 +166,12 @@ void buf_json(struct buf *b, const char *s, size_t len)
     buf_reserve(b, len + 2);
     buf_putc(b, '"');
     while (i < len) {
-        size_t run = i;
+        size_t run = plain_run(s + i, len - i);
 
-        while (len - run >= 8 && eight_plain(s + run))
-            run += 8;
-        while (run < len && is_plain((unsigned char)s[run]))
-            run++;
-        buf_put(b, s + i, run - i);
-        if (run < len)
-            put_escaped(b, s[run++]);
-        i = run;
+        buf_put(b, s + i, run);
+        i += run;
+        if (i < len)
+            put_escaped(b, s[i++]);
     }
     buf_putc(b, '"');
 }

@@ -2,29 +2,36 @@
  * numbers, strict enough for options, requests and files. */
 #include "recalld/base.h"
 
+#include <endian.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* "00" to "99" */
-static const char pairs[] = "0001020304050607080910111213141516171819"
-                            "2021222324252627282930313233343536373839"
-                            "4041424344454647484950515253545556575859"
-                            "6061626364656667686970717273747576777879"
-                            "8081828384858687888990919293949596979899";
-
 /* ---- numbers to text ----------------------------------------------------------- */
+
+char *text_u64(char *p, uint64_t v)
+{
+    char digits[TEXT_U64_ROOM], *first = digits + sizeof digits;
+    size_t len;
+
+    if (v < 10) {
+        *p = (char)('0' + v);
+        return p + 1;
+    }
+    do {
+        *--first = (char)('0' + v % 10);
+        v /= 10;
+    } while (v > 0);
+    len = (size_t)(digits + sizeof digits - first);
+    memcpy(p, first, len);
+    return p + len;
+}
 
 void buf_u64(struct buf *b, uint64_t v)
 {
-    char digits[20], *p = digits + sizeof digits;
-
-    do {
-        *--p = (char)('0' + v % 10);
-        v /= 10;
-    } while (v > 0);
-    buf_put(b, p, (size_t)(digits + sizeof digits - p));
+    buf_reserve(b, TEXT_U64_ROOM);
+    b->len = (size_t)(text_u64(b->p + b->len, v) - b->p);
 }
 
 /* A float lies in 1e-45 .. 1e39: it is compared with 1e-44 and up, and scaled by up to 1e53. */
@@ -48,99 +55,126 @@ static double power10(int e)
     return powers[e - P10_MIN];
 }
 
-/* floor(log10(d)) for a positive d that a float can hold. */
-static int exponent10(double d)
+/* A positive d that a float can hold as m * 10^(e - 8), 1e8 <= m < 1e9, and e. */
+static uint32_t nine_digits(double d, int *e)
 {
     uint64_t bits;
-    int e;
+    double low, high;
+    uint32_t m;
+    int at;
+    bool more;
 
     memcpy(&bits, &d, sizeof bits);
-    e = ((int)(bits >> 52) - 1023) * 1233 >> 12; /* log10(2) = 1233/4096; rounds down */
-    if (d >= power10(e + 1))
-        e++;
-    return e;
-}
-
-#define DIGITS_ROOM 18 /* nine, and nine more that `copy` may touch */
-
-/* The nine digits of `m` < 1e9; returns how many are left without trailing zeros. */
-static int put_digits(char digits[DIGITS_ROOM], uint32_t m)
-{
-    int n = 9;
-
-    for (int i = 7; i >= 1; i -= 2) {
-        memcpy(digits + i, pairs + 2 * (m % 100), 2);
-        m /= 100;
+    at = ((int)(bits >> 52) - 1023) * 1233 >> 12; /* log10(2) = 1233/4096; rounds down */
+    /* floor(log10(d)) is that or one more: both products are on their way while d is compared. */
+    low = d * power10(8 - at);
+    high = d * power10(7 - at);
+    more = d >= power10(at + 1);
+    m = (uint32_t)lrint(more ? high : low);
+    *e = at + more;
+    if (m >= 1000000000) { /* 9.999999999 rounded up */
+        m = 100000000;
+        ++*e;
     }
-    digits[0] = (char)('0' + m);
-    while (n > 1 && digits[n - 1] == '0')
-        n--;
-    return n;
+    return m;
 }
 
-/* Copies nine bytes, of which n <= 9 are wanted: one length, known to the compiler, is faster than
- * the right one. There must be room. */
-static char *copy(char *out, const char *bytes, int n)
+/* Two numbers below 10,000 as bytes 0 to 9, the first digit of `high` in the lowest: halves, then
+ * single digits, all at once. 10486 / 2^20 and 103 / 2^10 are 1/100 and 1/10 for numbers this
+ * small, and x 2^16 - q (100 * 2^16 - 1) is q + (x - 100 q) 2^16. */
+static uint64_t eight_digits(uint32_t high, uint32_t low)
 {
-    memcpy(out, bytes, 9);
-    return out + n;
+    uint64_t x = high | (uint64_t)low << 32, q;
+
+    q = (x * 10486 >> 20) & 0x0000007f0000007fu;
+    x = (x << 16) - q * ((100 << 16) - 1);
+    q = (x * 103 >> 10) & 0x000f000f000f000fu;
+    return (x << 8) - q * ((10 << 8) - 1);
 }
 
-/* 1e-5 <= value < 1e9. `digits` are padded with zeros to nine. */
-static char *put_fixed(char *p, const char *digits, int n, int e)
+static void put_eight(char *p, uint64_t digits)
+{
+    digits = htole64(digits | 0x3030303030303030u);
+    memcpy(p, &digits, sizeof digits);
+}
+
+/* The first digit and the eight after it, `n` of the nine without trailing zeros. What lies behind
+ * the end of the text is written to as well: one length, known to the compiler, is faster than the
+ * right one. */
+struct digits {
+    char first;
+    uint64_t rest;
+    int n;
+};
+
+static struct digits digits_of(uint32_t m)
+{
+    uint32_t five = m / 10000, first = five / 10000;
+    uint64_t rest = eight_digits(five - first * 10000, m - five * 10000);
+
+    return (struct digits){(char)('0' + first), rest,
+                           rest == 0 ? 1 : 9 - __builtin_clzll(rest) / 8};
+}
+
+/* 1e-5 <= value < 1e9 */
+static char *put_fixed(char *p, struct digits d, int e)
 {
     if (e < 0) {
-        p = copy(p, "0.000000", 1 - e);
-        return copy(p, digits, n);
+        memcpy(p, "0.000000", 8);
+        p += 1 - e;
+        p[0] = d.first;
+        put_eight(p + 1, d.rest);
+        return p + d.n;
     }
-    p = copy(p, digits, e + 1);
-    if (n > e + 1) {
-        *p++ = '.';
-        p = copy(p, digits + e + 1, n - e - 1);
-    }
-    return p;
+    p[0] = d.first;
+    put_eight(p + 1, d.rest);
+    if (d.n <= e + 1)
+        return p + e + 1;
+    p[e + 1] = '.';
+    put_eight(p + e + 2, d.rest >> 8 * e);
+    return p + d.n + 1;
 }
 
-static char *put_scientific(char *p, const char *digits, int n, int e)
+static char *put_scientific(char *p, struct digits d, int e)
 {
-    *p++ = digits[0];
-    if (n > 1) {
-        *p++ = '.';
-        p = copy(p, digits + 1, n - 1);
-    }
+    int size = e < 0 ? -e : e;
+
+    p = put_fixed(p, d, 0);
     *p++ = 'e';
     if (e < 0)
         *p++ = '-';
-    memcpy(p, pairs + 2 * (e < 0 ? -e : e), 2);
-    return p + 2;
+    *p++ = (char)('0' + size / 10);
+    *p++ = (char)('0' + size % 10);
+    return p;
+}
+
+static char *put_word(char *p, const char *word)
+{
+    size_t len = strlen(word);
+
+    memcpy(p, word, len);
+    return p + len;
 }
 
 /* Nine digits tell apart floats that are 6e-8 of their size apart; scaling in double is wrong by
  * at most 3e-16 of it, so what is printed always reads back as the same float. */
+char *text_f32(char *p, float v)
+{
+    struct digits digits;
+    int e;
+
+    if (!isfinite(v) || v == 0)
+        return put_word(p, v == 0 ? "0" : "null");
+    digits = digits_of(nine_digits(fabs((double)v), &e));
+    *p = '-';
+    p += v < 0;
+    return e >= -5 && e < 9 ? put_fixed(p, digits, e) : put_scientific(p, digits, e);
+}
+
 void buf_f32(struct buf *b, float v)
 {
-    double d = fabs((double)v);
-    char digits[DIGITS_ROOM] = {0}, *p;
-    uint32_t m;
-    int e, n;
-
-    if (!isfinite(v) || d == 0) {
-        buf_puts(b, d == 0 ? "0" : "null");
-        return;
-    }
-    e = exponent10(d);
-    m = (uint32_t)lrint(d * power10(8 - e)); /* 1e8 .. 1e9 */
-    if (m >= 1000000000) {                   /* 9.999999999 rounded up */
-        m = 100000000;
-        e++;
-    }
-    n = put_digits(digits, m);
-    buf_reserve(b, 32);
-    p = b->p + b->len;
-    if (v < 0)
-        *p++ = '-';
-    p = e >= -5 && e < 9 ? put_fixed(p, digits, n, e) : put_scientific(p, digits, n, e);
-    b->len = (size_t)(p - b->p);
+    buf_reserve(b, TEXT_F32_ROOM);
+    b->len = (size_t)(text_f32(b->p + b->len, v) - b->p);
 }
 
 void buf_f64(struct buf *b, double v)

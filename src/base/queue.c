@@ -1,7 +1,4 @@
-/* queue.c - a bounded queue of pointers between threads: a ring under one lock.
- *
- * `idle` counts the takers that have nothing to do, whether asleep or just woken. Dividing what
- * waits by it is what makes batches grow with the load and stay single without it. */
+/* queue.c - a bounded queue of pointers between threads: a ring under one lock. */
 #include "recalld/base.h"
 
 #include <stdlib.h>
@@ -10,8 +7,8 @@ struct queue {
     pthread_mutex_t lock;
     pthread_cond_t filled;
     void **ring;
-    size_t capacity, head, count; /* the oldest is at ring[head] */
-    size_t idle;
+    size_t capacity, head; /* the oldest is at ring[head] */
+    atomic_size_t count;   /* written under the lock */
     bool closed;
 };
 
@@ -61,20 +58,38 @@ static void take_locked(struct queue *q, void **out, size_t n)
     q->count -= n;
 }
 
-size_t queue_pop(struct queue *q, void **out, size_t max)
+void *queue_pop(struct queue *q)
+{
+    void *item = NULL;
+
+    pthread_mutex_lock(&q->lock);
+    while (q->count == 0 && !q->closed)
+        pthread_cond_wait(&q->filled, &q->lock);
+    if (q->count > 0)
+        take_locked(q, &item, 1);
+    pthread_mutex_unlock(&q->lock);
+    return item;
+}
+
+/* Dividing what waits by the idle takers is what makes batches grow with the load and stay single
+ * without it. */
+size_t queue_take(struct queue *q, void **out, size_t max, size_t idle, size_t *left)
 {
     size_t share;
 
     pthread_mutex_lock(&q->lock);
-    q->idle++;
-    while (q->count == 0 && !q->closed)
-        pthread_cond_wait(&q->filled, &q->lock);
-    share = (q->count + q->idle - 1) / q->idle;
-    q->idle--;
-    share = share < max ? share : max;
+    share = (q->count + idle - 1) / idle;
+    if (share > max)
+        share = max;
     take_locked(q, out, share);
+    *left = q->count;
     pthread_mutex_unlock(&q->lock);
     return share;
+}
+
+size_t queue_count(const struct queue *q)
+{
+    return q->count;
 }
 
 void queue_close(struct queue *q)

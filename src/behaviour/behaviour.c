@@ -1,53 +1,21 @@
-/* behaviour.c - the stage: jobs wait, and one thread per Redis connection takes all that do, asks
- * for them in one pipeline and hands each back as its reply comes or its deadline passes. A job has
- * one owner: who submitted it, the waiting ones, one thread, and by `done` who submitted it again.
+/* behaviour.c - the stage: jobs wait, and a connection to Redis takes all that do, asks for them in
+ * one pipeline and hands each back as its reply comes or its deadline passes. A job has one owner:
+ * who submitted it, the waiting ones, who holds the connection, and by `done` who submitted it
+ * again.
+ *
+ * Every connection has a thread, which lends it to the poller's threads while all goes well (see
+ * lend.c), and otherwise, or without a poller, serves it itself.
  *
  * A thread whose connection is down leaves the jobs to the others and heals it. When no connection
  * is up it takes them all the same, so that each is tried, or failed, in time: enough of
- * those open the breaker, and from then on nothing is asked until a connection has healed.
- *
- * A thread whose next reply is overdue lets go of the jobs behind it: they wait again, for another
- * connection. See hung.c for the one that stays. */
-#include "format.h"
-#include "hung.h"
+ * those open the breaker, and from then on nothing is asked until a connection has healed. */
 #include "recalld/metrics.h"
-#include "waiting.h"
+#include "stage.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define BATCH_MAX 64
 #define BREAKER_FAILURES 5
-#define IDLE_NS ((uint64_t)100000000) /* how often an idle thread looks after its connection */
-
-struct worker {
-    struct behaviour *stage;
-    struct redis_conn *conn;
-    pthread_t thread;
-    bool started;
-    bool up, serving; /* as counted in the stage */
-    bool failed;      /* something did since it was logged */
-    struct redis_connects counted;
-    struct question questions[BATCH_MAX * QUESTIONS_PER_JOB];
-    struct redis_command cmds[BATCH_MAX * QUESTIONS_PER_JOB];
-};
-
-struct behaviour {
-    struct format format;
-    char *address;
-    struct breaker *breaker;
-    struct waiting waiting;
-    struct hung hung;
-    struct worker *workers;
-    size_t n_workers;
-    pthread_t timekeeper;
-    bool keeps_time;
-    atomic_int up;               /* connections */
-    atomic_int serving;          /* of these, not waiting for an overdue reply */
-    _Atomic uint64_t opened;     /* of the breaker's openings, those counted */
-    _Atomic uint64_t down_cause; /* as logged, the hash of its text; 0 = not down */
-    _Atomic uint64_t last_cause; /* the same, of the last time it was down */
-};
 
 /* ---- metrics ------------------------------------------------------------------- */
 
@@ -56,9 +24,7 @@ static atomic_int connections_up;
 static atomic_bool breaker_is_open;
 
 static struct {
-    int outcome[4]; /* by enum redis_outcome */
-    int connect_ok, connect_failed;
-    int opened, malformed, hung, seconds;
+    int connect_ok, connect_failed, opened;
 } metrics;
 
 static double read_up(void *arg)
@@ -75,137 +41,27 @@ static double read_open(void *arg)
 
 static void register_metrics(void)
 {
-    static const char *const outcomes[] = {
-        [REDIS_REPLIED] = "outcome=\"replied\"",
-        [REDIS_TIMED_OUT] = "outcome=\"timeout\"",
-        [REDIS_FAILED] = "outcome=\"error\"",
-        [REDIS_BLOCKED] = "outcome=\"blocked\"",
-    };
     static const char connects[] = "recalld_redis_connects_total";
     static const char connects_help[] = "Connections to Redis tried.";
 
-    for (size_t i = 0; i < ARRAY_LEN(outcomes); i++)
-        metrics.outcome[i] = metric_counter("recalld_redis_commands_total",
-                                            "Commands sent to Redis, by outcome.", outcomes[i]);
     metrics.connect_ok = metric_counter(connects, connects_help, "outcome=\"ok\"");
     metrics.connect_failed = metric_counter(connects, connects_help, "outcome=\"failed\"");
     metrics.opened = metric_counter("recalld_redis_breaker_opened_total",
                                     "Times that failures in a row ended the asking of Redis.", "");
-    metrics.malformed = metric_counter("recalld_behaviour_malformed_total",
-                                       "Stored elements that could not be decoded.", "");
-    metrics.hung = metric_counter("recalld_behaviour_hung_total",
-                                  "Requests not asked of Redis because their key hangs.", "");
-    metrics.seconds = metric_histogram(
-        "recalld_redis_seconds", "Pipelines to Redis, until every command was answered or late.",
-        "", metric_stage_bounds, METRIC_STAGE_BOUNDS_N);
     metric_gauge("recalld_redis_breaker_open", "1 while Redis is not asked.", "", read_open, NULL);
     metric_gauge("recalld_redis_connections_up", "Connections to Redis that stand.", "", read_up,
                  NULL);
+    ask_register_metrics();
 }
 
-/* ---- one pipeline -------------------------------------------------------------- */
+/* ---- looking after the connection ---------------------------------------------- */
 
-static void hand_back(struct behaviour_job *job, enum behaviour_status status)
-{
-    job->status = status;
-    job->done(job);
-}
-
-static void wait_again(struct behaviour *b, struct behaviour_job *job)
-{
-    job_reset(job, BEHAVIOUR_READ);
-    if (!waiting_push(&b->waiting, job))
-        hand_back(job, BEHAVIOUR_BREAKER);
-}
-
-static void answered(const struct redis_command *cmd, const struct redis_result *res)
-{
-    struct question *q = cmd->user;
-    struct worker *w = q->owner;
-    struct behaviour_job *job = q->job;
-
-    metric_add(metrics.outcome[res->outcome], 1);
-    if (res->outcome == REDIS_BLOCKED) { /* all questions of a job are, or none */
-        if (q->hung)
-            hung_release(&w->stage->hung, job->user_id, w);
-        if (--job->awaiting == 0)
-            wait_again(w->stage, job);
-        return;
-    }
-    if (res->outcome != REDIS_REPLIED)
-        w->failed = true;
-    if (q->hung && res->outcome != REDIS_TIMED_OUT)
-        hung_remove(&w->stage->hung, job->user_id);
-    if (!job_answer(q, res))
-        return;
-    if (job->malformed > 0)
-        metric_add(metrics.malformed, job->malformed);
-    job->done(job);
-}
-
-/* Adds the worker's job to the pipeline that is being made, unless its key is known to hang.
- * Returns the number of commands. */
-static size_t ask(struct worker *w, struct behaviour_job *job, size_t at)
-{
-    struct behaviour *b = w->stage;
-    enum hung_verdict v = hung_check(&b->hung, job->user_id, job->deadline_ns, w);
-
-    if (v != HUNG_YES)
-        return job_ask(&b->format, job, w, v == HUNG_TRY, &w->questions[at], &w->cmds[at]);
-    metric_add(metrics.hung, 1);
-    hand_back(job, BEHAVIOUR_TIMEOUT);
-    return 0;
-}
-
-static void serve(struct worker *w, struct behaviour_job *const *jobs, size_t n)
-{
-    struct behaviour *b = w->stage;
-    bool may_ask = breaker_allows(b->breaker) && !waiting_is_closed(&b->waiting);
-    uint64_t start = clock_ns();
-    size_t n_cmds = 0;
-
-    for (size_t i = 0; i < n; i++) {
-        if (!may_ask)
-            hand_back(jobs[i], BEHAVIOUR_BREAKER);
-        else if (jobs[i]->deadline_ns <= start)
-            hand_back(jobs[i], BEHAVIOUR_TIMEOUT);
-        else
-            n_cmds += ask(w, jobs[i], n_cmds);
-    }
-    if (n_cmds == 0)
-        return;
-    redis_run(w->conn, w->cmds, n_cmds, answered);
-    metric_observe(metrics.seconds, (double)(clock_ns() - start) / 1e9);
-}
-
-/* ---- a reply that does not come -------------------------------------------------- */
-
-static void count_serving(struct worker *w, bool serving)
+void worker_count_serving(struct worker *w, bool serving)
 {
     if (serving != w->serving)
         atomic_fetch_add(&w->stage->serving, serving ? 1 : -1);
     w->serving = serving;
 }
-
-/* Those behind are let go only when another connection can take them. A user that hung before is
- * not worth the last one. */
-static enum redis_overdue overdue(const struct redis_command *cmd, void *arg)
-{
-    struct worker *w = arg;
-    struct behaviour *b = w->stage;
-    struct question *q = cmd == NULL ? NULL : cmd->user;
-
-    if (q != NULL && !hung_add(&b->hung, q->job->user_id, q->job->deadline_ns, w))
-        return REDIS_DROP;
-    if (q != NULL)
-        q->hung = true;
-    count_serving(w, false);
-    if (atomic_load(&b->serving) > 0)
-        return REDIS_ALONE;
-    return cmd != NULL && cmd->doubtful ? REDIS_DROP : REDIS_WAIT;
-}
-
-/* ---- looking after the connection ---------------------------------------------- */
 
 static void log_failed(const struct worker *w)
 {
@@ -243,7 +99,7 @@ static void log_up(struct behaviour *b)
     LOG_INFO("redis_up", "address=%s", b->address);
 }
 
-static void log_state(struct worker *w)
+void worker_log_state(struct worker *w)
 {
     struct behaviour *b = w->stage;
     bool down = !breaker_allows(b->breaker);
@@ -275,8 +131,8 @@ static void take_note(struct worker *w)
         atomic_fetch_add(&connections_up, up ? 1 : -1);
         w->up = up;
     }
-    count_serving(w, up);
-    log_state(w);
+    worker_count_serving(w, up);
+    worker_log_state(w);
 }
 
 /* Jobs that wait for this connection alone are served first: a pipeline connects by itself, and
@@ -312,20 +168,37 @@ static bool leave_to_others(const struct worker *w)
            !waiting_is_closed(&b->waiting);
 }
 
+static void serve(struct worker *w, struct behaviour_job *const *jobs, size_t n)
+{
+    size_t n_cmds = ask_for(w, jobs, n);
+
+    if (n_cmds == 0)
+        return;
+    redis_run(w->conn, w->cmds, n_cmds, ask_answered);
+    ask_over(w);
+}
+
+/* The jobs that the thread serves itself; often none. False when the stage is closed and empty. */
+static bool await_jobs(struct worker *w, struct behaviour_job **jobs, size_t *n)
+{
+    struct waiting *waiting = &w->stage->waiting;
+
+    *n = 0;
+    if (lend(w))
+        return true;
+    if (!leave_to_others(w))
+        return waiting_take(waiting, jobs, BATCH_MAX, heal_at(w), n);
+    waiting_sleep(waiting, heal_at(w));
+    return true;
+}
+
 static void *redis_main(void *arg)
 {
     struct worker *w = arg;
-    struct behaviour *b = w->stage;
     struct behaviour_job *jobs[BATCH_MAX];
-    bool open = true;
     size_t n;
 
-    while (open) {
-        n = 0;
-        if (leave_to_others(w))
-            waiting_sleep(&b->waiting, heal_at(w));
-        else
-            open = waiting_take(&b->waiting, jobs, BATCH_MAX, heal_at(w), &n);
+    while (await_jobs(w, jobs, &n)) {
         if (n > 0)
             serve(w, jobs, n);
         if (n == 0 || redis_conn_next_heal_ns(w->conn) != 0)
@@ -337,7 +210,7 @@ static void *redis_main(void *arg)
 
 static void hand_back_late(struct behaviour_job *job)
 {
-    hand_back(job, BEHAVIOUR_TIMEOUT);
+    job_hand_back(job, BEHAVIOUR_TIMEOUT);
 }
 
 static void *timekeeper_main(void *arg)
@@ -357,7 +230,7 @@ static void *off_main(void *arg)
 
     while (waiting_take(&w->stage->waiting, &job, 1, UINT64_MAX, &n))
         if (n == 1)
-            hand_back(job, BEHAVIOUR_READ);
+            job_hand_back(job, BEHAVIOUR_READ);
     return NULL;
 }
 
@@ -368,18 +241,22 @@ static bool is_off(const struct behaviour *b)
     return b->address[0] == '\0';
 }
 
-static int make_connections(struct behaviour *b, const struct config *cfg, struct err *err)
+static int make_connections(struct behaviour *b, const struct config *cfg, struct poller *p,
+                            struct err *err)
 {
     b->n_workers = is_off(b) ? 1 : (size_t)cfg->redis_connections;
     b->workers = xcalloc(b->n_workers, sizeof *b->workers);
     for (size_t i = 0; i < b->n_workers; i++) {
-        b->workers[i].stage = b;
+        struct worker *w = &b->workers[i];
+
+        w->stage = b;
+        lend_init(w, is_off(b) ? NULL : p);
         if (is_off(b))
             continue;
-        b->workers[i].conn = connection_new(cfg, b->breaker, err);
-        if (b->workers[i].conn == NULL)
+        w->conn = connection_new(cfg, b->breaker, err);
+        if (w->conn == NULL)
             return -1;
-        redis_conn_when_overdue(b->workers[i].conn, overdue, &b->workers[i]);
+        redis_conn_when_overdue(w->conn, ask_overdue, w);
     }
     return 0;
 }
@@ -408,7 +285,8 @@ static int start_threads(struct behaviour *b, struct err *err)
     return 0;
 }
 
-struct behaviour *behaviour_start(const struct config *cfg, size_t queue, struct err *err)
+struct behaviour *behaviour_start(const struct config *cfg, size_t queue, struct poller *p,
+                                  struct err *err)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     struct behaviour *b = xcalloc(1, sizeof *b);
@@ -417,8 +295,10 @@ struct behaviour *behaviour_start(const struct config *cfg, size_t queue, struct
     waiting_init(&b->waiting, queue);
     hung_init(&b->hung);
     b->address = xstrdup(cfg->redis_address);
+    b->timeout_ns = (uint64_t)cfg->redis_timeout_ms * 1000000;
+    b->lent = p != NULL && b->address[0] == '\0' ? 1 : 0;
     b->breaker = breaker_new(BREAKER_FAILURES);
-    if (format_init(&b->format, cfg, err) == 0 && make_connections(b, cfg, err) == 0 &&
+    if (format_init(&b->format, cfg, err) == 0 && make_connections(b, cfg, p, err) == 0 &&
         start_threads(b, err) == 0)
         return b;
     behaviour_free(b);
@@ -430,12 +310,15 @@ void behaviour_stop(struct behaviour *b)
     if (b == NULL)
         return;
     waiting_close(&b->waiting);
+    for (size_t i = 0; i < b->n_workers; i++)
+        lend_call(&b->workers[i]);
     for (size_t i = 0; i < b->n_workers; i++) {
         struct worker *w = &b->workers[i];
 
         if (w->started)
             pthread_join(w->thread, NULL);
         w->started = false;
+        lend_clear(w);
     }
     if (b->keeps_time)
         pthread_join(b->timekeeper, NULL);
@@ -448,8 +331,10 @@ void behaviour_free(struct behaviour *b)
     if (b == NULL)
         return;
     behaviour_stop(b);
-    for (size_t i = 0; i < b->n_workers; i++)
+    for (size_t i = 0; i < b->n_workers; i++) {
         redis_conn_free(b->workers[i].conn);
+        sem_destroy(&b->workers[i].called);
+    }
     free(b->workers);
     waiting_clear(&b->waiting);
     hung_clear(&b->hung);
@@ -462,10 +347,21 @@ void behaviour_free(struct behaviour *b)
 bool behaviour_submit(struct behaviour *b, struct behaviour_job *job)
 {
     job_reset(job, BEHAVIOUR_READ);
-    if (breaker_allows(b->breaker) && waiting_push(&b->waiting, job))
+    if (breaker_allows(b->breaker) && waiting_push(&b->waiting, job, atomic_load(&b->lent) == 0))
         return true;
     job->status = BEHAVIOUR_BREAKER;
     return false;
+}
+
+void behaviour_flush(struct behaviour *b)
+{
+    struct behaviour_job *job;
+
+    if (!is_off(b))
+        lend_flush(b);
+    else
+        while (waiting_take_now(&b->waiting, &job, 1) == 1)
+            job_hand_back(job, BEHAVIOUR_READ);
 }
 
 const char *behaviour_state(struct behaviour *b)

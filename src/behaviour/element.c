@@ -55,6 +55,15 @@ bool behaviour_id_valid(struct str id)
 
 /* ---- decoding ------------------------------------------------------------------ */
 
+/* Certainly a number, as times are. */
+static bool all_digits(const char *s, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        if (s[i] < '0' || s[i] > '9')
+            return false;
+    return len > 0 && len < 20;
+}
+
 static bool before_last_colon(struct str element, struct str *id)
 {
     const char *colon = memrchr(element.p, ':', element.len);
@@ -63,7 +72,8 @@ static bool before_last_colon(struct str element, struct str *id)
     if (colon == NULL)
         return false;
     *id = (struct str){element.p, (size_t)(colon - element.p)};
-    return parse_f64(colon + 1, element.len - id->len - 1, &ts);
+    return all_digits(colon + 1, element.len - id->len - 1) ||
+           parse_f64(colon + 1, element.len - id->len - 1, &ts);
 }
 
 static bool take_value(const json_t *value, struct arena *scratch, struct str *id)
@@ -89,10 +99,13 @@ static bool take_value(const json_t *value, struct arena *scratch, struct str *i
 static bool json_field(const char *field, struct str element, struct arena *scratch, struct str *id)
 {
     json_error_t why;
-    json_t *object =
-        json_loadb(element.p, element.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
-    bool found = take_value(json_object_get(object, field), scratch, id);
+    json_t *object;
+    bool found;
 
+    if (flat_field((struct str){field, strlen(field)}, element, id))
+        return true;
+    object = json_loadb(element.p, element.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
+    found = take_value(json_object_get(object, field), scratch, id);
     json_decref(object);
     return found;
 }

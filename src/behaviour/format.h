@@ -43,6 +43,9 @@ size_t job_ask(const struct format *f, struct behaviour_job *job, void *owner, b
 bool job_answer(const struct question *q, const struct redis_result *res);
 
 bool behaviour_id_valid(struct str id); /* 1 to 256 bytes of UTF-8 */
+/* The string or integer that a plain JSON object holds in a field; bytes of `element`. False says
+ * nothing: jansson may find more. */
+bool flat_field(struct str field, struct str element, struct str *id) WARN_UNUSED;
 /* Appends the element of one item. The id is not checked. */
 void behaviour_element_encode(const struct behaviour_element *e, struct str id, int64_t ts_ms,
                               struct buf *out);

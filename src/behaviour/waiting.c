@@ -1,8 +1,8 @@
 /* waiting.c - jobs that no connection has taken yet, oldest first.
  *
  * A job has its own deadline, and every taker may be waiting for Redis for longer than that. So a
- * thread keeps the time of what waits here. It is told of a job only when no taker is idle and
- * when it would look too late: a few times per timeout, however many jobs pass through.
+ * thread keeps the time of what waits here. It is told of a job only when nobody takes it at once
+ * and when it would look too late: a few times per timeout, however many jobs pass through.
  *
  * Takers sleep on a semaphore: one woken from a condition variable finds the lock marked as
  * contended, and giving that back is a system call for every job. */
@@ -23,7 +23,8 @@ static void init_monotonic(pthread_cond_t *cond)
 
 void waiting_init(struct waiting *w, size_t max)
 {
-    *w = (struct waiting){.end = &w->first, .max = max, .look_ns = UINT64_MAX};
+    *w = (struct waiting){
+        .end = &w->first, .max = max, .look_ns = UINT64_MAX, .untold_ns = UINT64_MAX};
     pthread_mutex_init(&w->lock, NULL);
     sem_init(&w->filled, 0, 0);
     init_monotonic(&w->look);
@@ -51,30 +52,64 @@ static bool wait_until(pthread_cond_t *cond, struct waiting *w, uint64_t until_n
     return pthread_cond_timedwait(cond, &w->lock, &t) == 0;
 }
 
-bool waiting_push(struct waiting *w, struct behaviour_job *job)
+static uint64_t min_u64(uint64_t a, uint64_t b)
 {
-    bool pushed, call, look;
+    return a < b ? a : b;
+}
+
+bool waiting_push(struct waiting *w, struct behaviour_job *job, bool call)
+{
+    bool pushed, idle, look;
 
     pthread_mutex_lock(&w->lock);
     pushed = !atomic_load(&w->closed) && w->n < w->max;
-    call = pushed && w->idle > 0;
-    look = pushed && !call && job->deadline_ns < w->look_ns;
+    idle = pushed && call && w->idle > 0;
+    look = pushed && call && !idle && job->deadline_ns < w->look_ns;
     if (pushed) {
         job->next = NULL;
         *w->end = job;
         w->end = &job->next;
         w->n++;
+        if (!call)
+            w->untold_ns = min_u64(w->untold_ns, job->deadline_ns);
     }
-    if (call)
+    if (idle)
         w->idle--;
     if (look)
         w->look_ns = job->deadline_ns;
     pthread_mutex_unlock(&w->lock);
-    if (call)
+    if (idle)
         sem_post(&w->filled);
     else if (look)
         pthread_cond_signal(&w->look);
     return pushed;
+}
+
+void waiting_stays(struct waiting *w)
+{
+    bool look;
+
+    pthread_mutex_lock(&w->lock);
+    look = w->untold_ns < w->look_ns;
+    if (look)
+        w->look_ns = w->untold_ns;
+    w->untold_ns = UINT64_MAX;
+    pthread_mutex_unlock(&w->lock);
+    if (look)
+        pthread_cond_signal(&w->look);
+}
+
+void waiting_call(struct waiting *w)
+{
+    bool call;
+
+    pthread_mutex_lock(&w->lock);
+    call = w->n > 0 && w->idle > 0;
+    if (call)
+        w->idle--;
+    pthread_mutex_unlock(&w->lock);
+    if (call)
+        sem_post(&w->filled);
 }
 
 /* With the lock held, but not while asleep. False at the time. */
@@ -105,8 +140,10 @@ static size_t take_locked(struct waiting *w, struct behaviour_job **out, size_t 
         out[n++] = w->first;
         w->first = w->first->next;
     }
-    if (w->first == NULL)
+    if (w->first == NULL) {
         w->end = &w->first;
+        w->untold_ns = UINT64_MAX;
+    }
     w->n -= n;
     return n;
 }
@@ -130,14 +167,21 @@ bool waiting_take(struct waiting *w, struct behaviour_job **out, size_t max, uin
     return !over;
 }
 
-size_t waiting_depth(struct waiting *w)
+size_t waiting_take_now(struct waiting *w, struct behaviour_job **out, size_t max)
 {
     size_t n;
 
+    if (atomic_load(&w->n) == 0)
+        return 0;
     pthread_mutex_lock(&w->lock);
-    n = w->n;
+    n = take_locked(w, out, max);
     pthread_mutex_unlock(&w->lock);
     return n;
+}
+
+size_t waiting_depth(const struct waiting *w)
+{
+    return atomic_load(&w->n);
 }
 
 void waiting_close(struct waiting *w)

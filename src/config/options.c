@@ -33,8 +33,9 @@ static const struct option options[] = {
      NULL, listen_complaint},
     {"http.port_file", OPT_STRING, AT(http_port_file), "", 0, 0, FROZEN,
      "file that receives the port once the daemon listens; empty = none", NULL, NULL},
-    {"http.threads", OPT_INT, AT(http_threads), "2", 1, 64, FROZEN,
-     "threads that read requests and write answers", NULL, NULL},
+    {"http.loops", OPT_INT, AT(http_loops), "0", 0, 64, FROZEN,
+     "connections are dealt out to so many loops, each run by one thread at a time; 0 = one, and "
+     "one more for every four workers", NULL, NULL},
     {"http.max_body", OPT_BYTES, AT(http_max_body), "1M", 1024, 67108864, FROZEN,
      "largest request body in bytes", NULL, NULL},
     {"http.connections", OPT_INT, AT(http_connections), "4096", 1, 65536, FROZEN,

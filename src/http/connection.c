@@ -27,10 +27,12 @@ void connections_register(void)
 
 /* ---- the list ------------------------------------------------------------------------------ */
 
-struct connection *connection_open(struct http_server *s, int fd)
+struct connection *connection_open(struct http_server *s, struct loop *l, int fd)
 {
     struct connection *c = xcalloc(1, sizeof *c);
 
+    c->loop = l;
+    c->server = s;
     c->fd = fd;
     connection_enter(s, c, PHASE_IDLE);
     pthread_mutex_lock(&s->lock);
@@ -63,14 +65,14 @@ static bool has_unread(int fd)
     return ioctl(fd, FIONREAD, &unread) == 0 && unread > 0;
 }
 
-void connection_close(struct http_server *s, struct connection *c)
+void connection_close(struct connection *c)
 {
-    leave_list(s, c);
+    leave_list(c->server, c);
     if (!c->hopeless && (c->linger || has_unread(c->fd))) {
         int fd = dup(c->fd); /* libmicrohttpd closes its own */
 
         if (fd != -1)
-            listener_linger(s->listener, fd);
+            listener_linger(c->server->listener, fd);
     }
     buf_clear(&c->request.body);
     free(c);
@@ -90,7 +92,7 @@ bool connections_quiet(struct http_server *s)
     bool quiet;
 
     pthread_mutex_lock(&s->lock);
-    quiet = s->n_connections == atomic_load(&s->open); /* none is on its way to an event thread */
+    quiet = s->n_connections == atomic_load(&s->open); /* none is on its way to a loop */
     for (const struct connection *c = s->connections; c != NULL && quiet; c = c->next)
         quiet = atomic_load(&c->phase) == PHASE_IDLE && !has_unread(c->fd);
     pthread_mutex_unlock(&s->lock);
@@ -106,7 +108,7 @@ static bool is_too_slow(const struct http_server *s, const struct connection *c,
     return phase != PHASE_AT_WORK && lasted > (phase == PHASE_IDLE ? 2 : 1) * s->idle_s;
 }
 
-/* Shut down, the socket wakes its event thread, which then closes it. */
+/* Shut down, the socket wakes its loop, which then closes it. */
 static void cut(struct http_server *s, const struct connection *c)
 {
     unsigned held;
@@ -117,7 +119,7 @@ static void cut(struct http_server *s, const struct connection *c)
         LOG_INFO("cut_off", "held=%u a request took longer than http.idle_s to arrive", held);
 }
 
-/* To shut down the side that the client has closed changes nothing, but wakes the event thread.
+/* To shut down the side that the client has closed changes nothing, but wakes the loop.
  * What is at work is left out: once answered, it is read again anyway. */
 static void notice_ends(struct pollfd *p, size_t n)
 {

@@ -339,7 +339,7 @@ void listener_close(struct listener *l)
     if (l->fd != -1)
         close(l->fd);
     l->fd = -1;
-    pthread_mutex_lock(&l->lock); /* event threads may still hand connections over */
+    pthread_mutex_lock(&l->lock); /* loops may still hand connections over */
     for (size_t i = 0; i < l->n_lingering; i++)
         close(l->lingering[i].fd);
     l->n_lingering = 0;

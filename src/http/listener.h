@@ -1,10 +1,10 @@
 /* listener.h - the listening socket and the thread that accepts.
  *
- * libmicrohttpd could own the socket and share it among a pool of event threads. Then whichever
- * thread wakes first takes what waits (measured: one of two threads got all 16 connections in two
- * runs of three), and closing the socket while it serves (MHD_quiesce_daemon) is not safe: an event
- * thread that takes it out of its epoll set at the same moment ends the process. So connections are
- * accepted here and handed out in turn. */
+ * libmicrohttpd could own the socket and share it among its daemons. Then whichever wakes first
+ * takes what waits (measured: one of two got all 16 connections in two runs of three), and closing
+ * the socket while it serves (MHD_quiesce_daemon) is not safe: a thread that takes it out of its
+ * epoll set at the same moment ends the process. So connections are accepted here and handed out in
+ * turn. */
 #ifndef RECALLD_HTTP_LISTENER_H
 #define RECALLD_HTTP_LISTENER_H
 

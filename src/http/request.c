@@ -18,10 +18,10 @@
 
 /* ---- begin and end ------------------------------------------------------------------------- */
 
-void request_begin(struct connection *c, struct http_server *s, struct MHD_Connection *mhd)
+void request_begin(struct connection *c, struct MHD_Connection *mhd)
 {
     c->request.connection = c;
-    c->request.server = s;
+    c->request.server = c->server;
     c->request.mhd = mhd;
 }
 
@@ -85,7 +85,7 @@ static void set_timeout(struct request *r, unsigned more_s)
 }
 
 /* `at_work` counts the request until it is answered, and whoever resumes it until he has let go of
- * libmicrohttpd: http_stop waits for both. */
+ * the loop: http_stop waits for both. */
 void request_suspend(struct request *r, enum MHD_Result (*resumed)(struct request *r))
 {
     r->resumed = resumed;
@@ -99,7 +99,7 @@ void request_resume(struct request *r)
     struct http_server *s = r->server; /* read first: resumed, the request may soon be gone */
 
     atomic_fetch_add(&s->at_work, 1);
-    MHD_resume_connection(r->mhd);
+    loop_resume(r->connection->loop, r);
     atomic_fetch_sub(&s->at_work, 1);
 }
 

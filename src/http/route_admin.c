@@ -1,7 +1,7 @@
 /* route_admin.c - the administrative thread, and bundles over HTTP, each call on that thread.
  *
  * The registry writes what changes to disk, synced, before it returns, and may hold its lock
- * meanwhile; so even GET /bundles stays off the event threads. The request is suspended until its
+ * meanwhile; so even GET /bundles stays off the loops. The request is suspended until its
  * turn has come. */
 #include <jansson.h>
 #include <stdlib.h>
@@ -21,11 +21,9 @@ struct admin {
 static void *admin_thread(void *arg)
 {
     struct admin *a = arg;
-    void *request;
+    struct request *r;
 
-    while (queue_pop(a->queue, &request, 1) == 1) {
-        struct request *r = request;
-
+    while ((r = queue_pop(a->queue)) != NULL) {
         r->work(r);
         request_resume(r);
     }

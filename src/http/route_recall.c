@@ -1,7 +1,7 @@
 /* route_recall.c - POST /recall: the body goes into a call, the call to recall/, its answer to the
  * client.
  *
- * The request is suspended while the call is under way, so no event thread waits for a worker. A
+ * The request is suspended while the call is under way, so no loop waits for a worker. A
  * client that hangs up meanwhile is noticed only after the call has come back: the call is put back
  * by whoever sees the request last, the response that carries its answer or request_end. */
 #include <string.h>

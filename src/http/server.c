@@ -1,7 +1,5 @@
-/* server.c - libmicrohttpd: the event threads, what they call, start and stop.
- *
- * Each event thread is a libmicrohttpd daemon of its own without a listening socket; listener.c
- * accepts and deals connections out in turn. */
+/* server.c - start and stop: listener.c accepts connections and deals them out in turn to the loops
+ * (loop.c). */
 #include "server.h"
 
 #include <errno.h>
@@ -13,106 +11,11 @@
 
 #include "recalld/metrics.h"
 
-/* Of a connection, for the request line, the headers, a part of the body and the answer's headers.
- * All of it is cleared after every request: half of libmicrohttpd's default is half of the work. */
-#define CONNECTION_MEMORY ((size_t)16 << 10)
 #define QUIET_NS 50000000ull   /* nothing arrives for so long: everything is answered */
 #define GRACE_NS 5000000000ull /* for clients that send or read slowly while we stop */
 #define LOOK_US 2000
+#define WORKERS_A_LOOP 4
 #define FD_RESERVE 256 /* descriptors for Redis, bundles, the journal, beside the connections */
-
-/* ---- what libmicrohttpd calls -------------------------------------------------------------- */
-
-static struct connection *connection_of(struct MHD_Connection *mhd)
-{
-    return MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
-}
-
-static enum MHD_Result on_request(void *arg, struct MHD_Connection *mhd, const char *path,
-                                  const char *method, const char *version, const char *bytes,
-                                  size_t *len, void **state)
-{
-    struct request *r = *state;
-
-    if (r == NULL) {
-        struct connection *c = connection_of(mhd);
-
-        *state = &c->request;
-        request_begin(c, arg, mhd);
-        return request_head(&c->request, method, path, version);
-    }
-    if (*len > 0) {
-        size_t n = *len;
-
-        *len = 0;
-        return request_body(r, bytes, n);
-    }
-    return r->resumed != NULL ? request_resumed(r) : request_complete(r);
-}
-
-static void on_completed(void *arg, struct MHD_Connection *mhd, void **state,
-                         enum MHD_RequestTerminationCode how)
-{
-    struct request *r = *state;
-
-    (void)how;
-    *state = NULL;
-    if (r != NULL)
-        request_end(r);
-    connection_enter(arg, connection_of(mhd), PHASE_IDLE);
-}
-
-/* The request line is there: from here on http_stop waits for the answer. */
-static void *on_request_line(void *arg, const char *uri, struct MHD_Connection *mhd)
-{
-    struct connection *c = connection_of(mhd);
-
-    (void)uri;
-    c->linger = true;
-    connection_enter(arg, c, PHASE_RECEIVING);
-    return NULL;
-}
-
-static void on_connection(void *arg, struct MHD_Connection *mhd, void **context,
-                          enum MHD_ConnectionNotificationCode what)
-{
-    struct http_server *s = arg;
-
-    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
-        *context = connection_open(
-            s, MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd);
-        return;
-    }
-    connection_close(s, *context);
-    if (atomic_fetch_sub(&s->open, 1) == s->connections_max)
-        listener_room(s->listener);
-}
-
-/* Paths stay as they were sent: what a %2F means is decided after the path was taken apart. */
-static size_t keep_escapes(void *arg, struct MHD_Connection *mhd, char *text)
-{
-    (void)arg;
-    (void)mhd;
-    return strlen(text);
-}
-
-static void on_log(void *arg, const char *fmt, va_list args) PRINTF_LIKE(2, 0);
-
-/* What is not HTTP libmicrohttpd answers by itself; that it did, only its log tells. */
-static void on_log(void *arg, const char *fmt, va_list args)
-{
-    static const char answered[] = "Error processing request (HTTP response code is ";
-    struct http_server *s = arg;
-    char text[256];
-    unsigned held;
-
-    vsnprintf(text, sizeof text, fmt, args);
-    text[strcspn(text, "\r\n")] = '\0';
-    if (strncmp(text, answered, sizeof answered - 1) == 0)
-        route_count_malformed(atoi(text + sizeof answered - 1));
-    if (log_allow(&s->log, &held))
-        LOG_INFO("http", "held=%u %s", held, text);
-}
 
 /* ---- what the listener calls --------------------------------------------------------------- */
 
@@ -126,47 +29,40 @@ static bool has_room(void *arg)
 static void accepted(void *arg, int fd, const struct sockaddr *from, socklen_t len)
 {
     struct http_server *s = arg;
-    unsigned turn = atomic_fetch_add(&s->next_loop, 1) % (unsigned)s->n_loops;
 
     atomic_fetch_add(&s->open, 1);
-    if (MHD_add_connection(s->loops[turn], fd, from, len) == MHD_NO)
-        atomic_fetch_sub(&s->open, 1); /* it has closed the socket and said why */
+    loop_take(s->loops[s->next_loop], fd, from, len);
+    s->next_loop = (s->next_loop + 1) % s->n_loops;
 }
 
 static void look(void *arg)
 {
-    connections_look(arg);
+    struct http_server *s = arg;
+
+    connections_look(s);
+    for (size_t i = 0; i < s->n_loops; i++)
+        loop_kick(s->loops[i]);
 }
 
 /* ---- start --------------------------------------------------------------------------------- */
 
-static struct MHD_Daemon *loop_start(struct http_server *s, const struct config *cfg)
+/* One takes some 80,000 requests a second; more of them make it likelier that one waits for a
+ * worker while another's is computing. */
+static int loops_wanted(const struct http_server *s, const struct config *cfg)
 {
-    unsigned flags = MHD_USE_AUTO_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME |
-                     MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG;
-
-    /* An option and its values a line; the logger must come first. */
-    /* clang-format off */
-    return MHD_start_daemon(flags, 0, NULL, NULL, on_request, s,
-                            MHD_OPTION_EXTERNAL_LOGGER, on_log, s,
-                            MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
-                            MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
-                            MHD_OPTION_URI_LOG_CALLBACK, on_request_line, s,
-                            MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, s,
-                            MHD_OPTION_CONNECTION_LIMIT, (unsigned)cfg->http_connections + 1,
-                            MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY,
-                            MHD_OPTION_CONNECTION_TIMEOUT, s->idle_s,
-                            MHD_OPTION_END);
-    /* clang-format on */
+    return cfg->http_loops > 0 ? cfg->http_loops
+                               : 1 + recall_workers(s->on.recall) / WORKERS_A_LOOP;
 }
 
 static int start_loops(struct http_server *s, const struct config *cfg, struct err *err)
 {
-    s->loops = xcalloc((size_t)cfg->http_threads, sizeof *s->loops);
-    for (int i = 0; i < cfg->http_threads; i++) {
-        s->loops[i] = loop_start(s, cfg);
+    int n = loops_wanted(s, cfg);
+
+    s->loops = xcalloc((size_t)n, sizeof *s->loops);
+    for (int i = 0; i < n; i++) {
+        s->loops[i] = loop_start(s, cfg, err);
         if (s->loops[i] == NULL)
-            return err_set(err, ERR_IO, "cannot start event thread %d: %s", i, strerror(errno));
+            return -1;
         s->n_loops++;
     }
     return 0;
@@ -310,8 +206,8 @@ void http_stop(struct http_server *s)
         listener_close(s->listener);
     if (s->n_loops > 0)
         wait_until_answered(s);
-    for (int i = 0; i < s->n_loops; i++)
-        MHD_stop_daemon(s->loops[i]);
+    for (size_t i = 0; i < s->n_loops; i++)
+        loop_stop(s->loops[i]);
     admin_stop(s->admin);
     listener_free(s->listener);
     if (s->port_file != NULL)

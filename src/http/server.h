@@ -1,8 +1,9 @@
-/* server.h - what the files of http/ share: the server, a connection, a request and its route.
+/* server.h - what the files of http/ share: the server, its loops, a connection, a request and its
+ * route.
  *
- * An event thread owns a request from its first callback to the last. A request that waits (for a
- * worker, or for the administrative thread) is suspended, and whoever answers it touches only what
- * the fields say, then resumes it. */
+ * Whoever runs the loop owns its requests. A request that waits (for a worker, or for the
+ * administrative thread) is suspended, and whoever answers it touches only what the fields say,
+ * then resumes it. */
 #ifndef RECALLD_HTTP_SERVER_H
 #define RECALLD_HTTP_SERVER_H
 
@@ -18,6 +19,7 @@
 
 struct request;
 struct connection;
+struct loop;
 
 /* ---- headers (head.c) ---- */
 
@@ -66,6 +68,7 @@ struct request {
     size_t held;     /* of http_server.bodies */
     struct buf body;
     enum MHD_Result (*resumed)(struct request *r); /* what to do next; set while suspended */
+    struct request *next;                          /* among those the loop is to resume */
 
     /* POST /recall */
     struct recall_call *call;
@@ -82,7 +85,7 @@ struct request {
 };
 
 /* What libmicrohttpd calls, in this order. */
-void request_begin(struct connection *c, struct http_server *s, struct MHD_Connection *mhd);
+void request_begin(struct connection *c, struct MHD_Connection *mhd);
 enum MHD_Result request_head(struct request *r, const char *method, const char *path,
                              const char *version);
 enum MHD_Result request_body(struct request *r, const char *bytes, size_t len);
@@ -108,6 +111,8 @@ enum phase {
 /* The request's buffers outlive it and serve the next one of the connection. */
 struct connection {
     struct connection *next, *previous; /* in http_server.connections */
+    struct loop *loop;
+    struct http_server *server;
     int fd;
     bool linger;   /* a request has begun and is not complete: the client may still be sending */
     bool hopeless; /* it sends without end */
@@ -116,15 +121,24 @@ struct connection {
     struct request request;
 };
 
-struct connection *connection_open(struct http_server *s, int fd);
+struct connection *connection_open(struct http_server *s, struct loop *l, int fd);
 /* Before libmicrohttpd closes the socket: what is in the list is open. */
-void connection_close(struct http_server *s, struct connection *c);
+void connection_close(struct connection *c);
 void connection_enter(struct http_server *s, struct connection *c, enum phase phase);
 /* No request is under way and none waits in a socket. */
 bool connections_quiet(struct http_server *s);
 /* Once a second: cuts off who is too slow, and notices who has left. */
 void connections_look(struct http_server *s);
 void connections_register(void);
+
+/* ---- a loop (loop.c) ---- */
+
+struct loop *loop_start(struct http_server *s, const struct config *cfg, struct err *err)
+    WARN_UNUSED;
+void loop_stop(struct loop *l); /* closes the connections; nothing may be suspended any more */
+void loop_take(struct loop *l, int fd, const struct sockaddr *from, socklen_t len);
+void loop_resume(struct loop *l, struct request *r);
+void loop_kick(struct loop *l); /* has it look at its connections' time-outs */
 
 /* ---- the server ---- */
 
@@ -137,9 +151,8 @@ struct http_server {
     size_t connections_max;
     char *port_file; /* NULL until written */
     struct listener *listener;
-    struct MHD_Daemon **loops; /* one per event thread */
-    int n_loops;
-    atomic_uint next_loop;
+    struct loop **loops;
+    size_t n_loops, next_loop;
     struct cell token;
     struct admin *admin;
     atomic_bool draining, closing;

@@ -6,11 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define AHEAD 16 /* look-ups under way at once */
+#define AHEAD 32 /* look-ups under way at once */
 
 struct items {
     struct names ids;
     uint32_t first_row;
+    bool escapes; /* some id needs them in JSON */
     struct attribute attributes[ITEMS_ATTRIBUTES_MAX];
     size_t n_attributes;
 };
@@ -154,6 +155,7 @@ static int read_id(struct load *l, const char *id, size_t len)
 
     if (fault != NULL)
         return err_set(l->err, len > ITEMS_ID_MAX ? ERR_LIMIT : ERR_FORMAT, "the id %s", fault);
+    l->it->escapes |= !json_plain(id, len);
     added = names_add(&l->it->ids, id, len, &number, l->err);
     if (added == 0)
         return err_set(l->err, ERR_FORMAT, "id %.*s is already on line %zu", (int)len, id,
@@ -283,6 +285,19 @@ uint32_t items_row(const struct items *it, const char *id, size_t len)
     return number == ITEMS_NONE ? ITEMS_NONE : it->first_row + number;
 }
 
+void items_rows(const struct items *it, const struct str *ids, size_t n, uint32_t *rows)
+{
+    names_find_all(&it->ids, ids, n, rows);
+    for (size_t i = 0; i < n; i++)
+        if (rows[i] != ITEMS_NONE)
+            rows[i] += it->first_row;
+}
+
+bool items_plain(const struct items *it)
+{
+    return !it->escapes;
+}
+
 const char *items_id(const struct items *it, uint32_t row, size_t *len)
 {
     *len = 0;
@@ -292,13 +307,17 @@ const char *items_id(const struct items *it, uint32_t row, size_t *len)
 void items_ids(const struct items *it, const uint32_t *rows, size_t stride, size_t n,
                struct str *ids)
 {
-    const char *at = (const char *)rows;
+    const char *to_come = (const char *)rows, *at = to_come;
 
-    for (size_t i = 0; i < n; i++) {
-        if (i + AHEAD < n)
-            names_prefetch(&it->ids, *(const uint32_t *)(at + AHEAD * stride) - it->first_row);
-        ids[i].p = items_id(it, *(const uint32_t *)at, &ids[i].len);
-        __builtin_prefetch(ids[i].p);
+    for (size_t i = 0; i < n + AHEAD; i++) {
+        if (i < n) {
+            names_prefetch(&it->ids, *(const uint32_t *)to_come - it->first_row);
+            to_come += stride;
+        }
+        if (i < AHEAD)
+            continue;
+        ids[i - AHEAD].p = items_id(it, *(const uint32_t *)at, &ids[i - AHEAD].len);
+        __builtin_prefetch(ids[i - AHEAD].p);
         at += stride;
     }
 }

@@ -6,6 +6,7 @@
 
 #define EMPTY UINT32_MAX
 #define TEXT_MAX ((size_t)UINT32_MAX)
+#define AHEAD 32 /* look-ups under way at once */
 
 /* Two thirds full: 6 bytes of table per name, 2 probes on average for a name that is there. */
 static size_t slots_for(size_t used)
@@ -125,24 +126,75 @@ static bool make_room(struct names *s, size_t len)
     return names_reserve(s, cap, used, bytes);
 }
 
+/* The next name from `p` on whose tag is right: it may be the one. *p becomes its slot. */
+static uint32_t candidate(const struct names *s, struct place *p)
+{
+    uint32_t mask = number_mask(s), slot;
+
+    for (; (slot = s->table[p->slot]) != EMPTY; p->slot = next_slot(s, p->slot))
+        if ((slot & ~mask) == p->tag)
+            return slot & mask;
+    return ITEMS_NONE;
+}
+
+static bool is_name(const struct names *s, uint32_t number, const char *text, size_t len)
+{
+    size_t its_len;
+    const char *its_text = names_text(s, number, &its_len);
+
+    return its_len == len && memcmp(its_text, text, len) == 0;
+}
+
+/* The name at `p`, of which `number` is the candidate, or after it. */
+static uint32_t find_from(const struct names *s, struct place p, uint32_t number, const char *text,
+                          size_t len)
+{
+    while (number != ITEMS_NONE && !is_name(s, number, text, len)) {
+        p.slot = next_slot(s, p.slot);
+        number = candidate(s, &p);
+    }
+    return number;
+}
+
 static uint32_t find(const struct names *s, uint64_t hash, const char *text, size_t len)
 {
     struct place p = place_of(s, hash);
-    uint32_t mask = number_mask(s), slot;
+    uint32_t number = candidate(s, &p);
 
-    for (; (slot = s->table[p.slot]) != EMPTY; p.slot = next_slot(s, p.slot)) {
-        uint32_t i = slot & mask;
-
-        if ((slot & ~mask) == p.tag && s->starts[i + 1] - s->starts[i] == len &&
-            memcmp(s->text + s->starts[i], text, len) == 0)
-            return i;
-    }
-    return ITEMS_NONE;
+    return find_from(s, p, number, text, len);
 }
 
 uint32_t names_find(const struct names *s, const char *text, size_t len)
 {
     return s->slots == 0 ? ITEMS_NONE : find(s, hash_bytes(text, len), text, len);
+}
+
+/* At most AHEAD names: each step asks for what the next one reads. */
+static void find_some(const struct names *s, const struct str *texts, size_t n, uint32_t *numbers)
+{
+    struct place at[AHEAD];
+
+    for (size_t i = 0; i < n; i++) {
+        at[i] = place_of(s, hash_bytes(texts[i].p, texts[i].len));
+        __builtin_prefetch(&s->table[at[i].slot]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        numbers[i] = candidate(s, &at[i]);
+        names_prefetch(s, numbers[i]);
+    }
+    for (size_t i = 0; i < n; i++)
+        if (numbers[i] != ITEMS_NONE)
+            __builtin_prefetch(s->text + s->starts[numbers[i]]);
+    for (size_t i = 0; i < n; i++)
+        numbers[i] = find_from(s, at[i], numbers[i], texts[i].p, texts[i].len);
+}
+
+void names_find_all(const struct names *s, const struct str *texts, size_t n, uint32_t *numbers)
+{
+    for (size_t i = 0; i < n && s->slots == 0; i++)
+        numbers[i] = ITEMS_NONE;
+    for (size_t i = 0; i < n && s->slots > 0; i += AHEAD)
+        find_some(s, texts + i, n - i < AHEAD ? n - i : AHEAD, numbers + i);
 }
 
 int names_add(struct names *s, const char *text, size_t len, uint32_t *number, struct err *err)
@@ -198,16 +250,6 @@ void names_clear(struct names *s)
 }
 
 /* ---- reading -------------------------------------------------------------------- */
-
-const char *names_text(const struct names *s, uint32_t number, size_t *len)
-{
-    if (number >= s->n) {
-        *len = 0;
-        return NULL;
-    }
-    *len = s->starts[number + 1] - s->starts[number];
-    return *len > 0 ? s->text + s->starts[number] : NULL;
-}
 
 size_t names_memory(const struct names *s)
 {

@@ -35,7 +35,17 @@ void names_trim(struct names *s);
 void names_clear(struct names *s);
 
 uint32_t names_find(const struct names *s, const char *text, size_t len); /* or ITEMS_NONE */
-const char *names_text(const struct names *s, uint32_t number, size_t *len);
+/* The same for n texts, with the waiting for memory overlapped. */
+void names_find_all(const struct names *s, const struct str *texts, size_t n, uint32_t *numbers);
+
+static inline const char *names_text(const struct names *s, uint32_t number, size_t *len)
+{
+    *len = 0;
+    if (number >= s->n)
+        return NULL;
+    *len = s->starts[number + 1] - s->starts[number];
+    return *len > 0 ? s->text + s->starts[number] : NULL;
+}
 /* A hint that names_text will be asked for it; any number is allowed. */
 static inline void names_prefetch(const struct names *s, uint32_t number)
 {

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LINE_FLOATS 16 /* of a cache line */
+
 /* ---- scratch ---------------------------------------------------------------------- */
 
 struct model_scratch *model_scratch_new(void)
@@ -103,6 +105,15 @@ uint32_t model_row_at(const struct model *m, const struct model_input *in, size_
     return in->rows[in->first_used + at];
 }
 
+/* What will be read of a row: on its way while other rows are looked at. */
+static void fetch_row(const struct model *m, uint32_t row)
+{
+    const float *p = m->projected;
+
+    for (size_t i = 0; p != NULL && i < m->item_width; i += LINE_FLOATS)
+        __builtin_prefetch(p + row * m->item_width + i);
+}
+
 static void plan(const struct model *m, struct model_input *in, struct slots *slots)
 {
     size_t most = (size_t)m->o.max_history;
@@ -118,6 +129,7 @@ static void plan(const struct model *m, struct model_input *in, struct slots *sl
 
         if (!by_id || row != 0)
             append(slots, &slots->valid, s, row);
+        fetch_row(m, row);
     }
 
     slots->n = slots->valid;

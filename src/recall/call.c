@@ -32,7 +32,6 @@ void call_reset(struct recall_call *c)
     struct arena arena = c->arena;
     struct buf body = c->body, answer = c->answer;
 
-    json_decref(c->json);
     if (c->policy != NULL)
         ref_release(&c->policy->ref);
     arena_reset(&arena);

@@ -48,7 +48,7 @@ struct recall_call {
     struct buf body, answer;
     uint64_t at[MOMENT_COUNT];
 
-    /* the request: strings are borrowed from `json` */
+    /* the request: strings are borrowed from `json`, which lies in the arena */
     json_t *json;
     char request_id[REQUEST_ID_MAX + 1];
     char serve_id[UUID_LEN + 1];
@@ -148,6 +148,8 @@ struct merge {
     double lambda;           /* diverse */
     const struct hit *hits;  /* (n_lists, k), each list best first, equal scores by row */
     const size_t *found;     /* (n_lists) */
+    const uint8_t *from; /* max: NULL, or hits[0 .. found[0]) are all lists' best rows, each once
+                            with the first list it has this score from */
     size_t k;
     int n_lists;
     const struct row_set *excluded; /* may be NULL */

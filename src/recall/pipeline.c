@@ -126,40 +126,50 @@ static void mark_behaviour(struct recall_call *c, size_t n_items)
         call_degrade(c, DEGRADED_UNKNOWN_ITEMS);
 }
 
-static void exclude_all(struct row_set *set, const struct items *items, const struct str *ids,
-                        size_t n)
+/* The rows of the ids that the bundle has, in the call's arena; *n becomes how many they are. */
+static uint32_t *known_rows(struct recall_call *c, const struct str *ids, size_t *n)
 {
-    for (size_t i = 0; i < n; i++) {
-        uint32_t row = items_row(items, ids[i].p, ids[i].len);
+    uint32_t *rows = arena_alloc(&c->arena, (*n + 1) * sizeof *rows);
+    size_t known = 0;
 
-        if (row != ITEMS_NONE)
-            row_set_add(set, row);
-    }
+    items_rows(bundle_items(c->bundle), ids, *n, rows);
+    for (size_t i = 0; i < *n; i++)
+        if (rows[i] != ITEMS_NONE)
+            rows[known++] = rows[i];
+    *n = known;
+    return rows;
+}
+
+static void exclude_rows(struct recall_call *c, const uint32_t *rows, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        row_set_add(c->excluded, rows[i]);
+}
+
+static void exclude_ids(struct recall_call *c, const struct str *ids, size_t n)
+{
+    const uint32_t *rows = known_rows(c, ids, &n);
+
+    exclude_rows(c, rows, n);
 }
 
 /* External ids to rows: the history the model sees, and the set that must not come back. */
 static void map_items(struct recall_call *c)
 {
-    const struct items *items = bundle_items(c->bundle);
     const struct str *ids = c->has_history ? c->history : c->job.items;
     size_t n = c->has_history ? c->n_history : c->job.n_items;
     size_t n_exposed = c->settings.exclude_exposed ? c->job.n_exposed : 0;
 
-    c->rows = arena_alloc(&c->arena, (n + 1) * sizeof *c->rows);
+    c->n_rows = n;
+    c->rows = known_rows(c, ids, &c->n_rows);
+    c->n_unknown = n - c->n_rows;
     c->excluded = row_set_new(&c->arena, n + c->n_exclude + n_exposed);
-    for (size_t i = 0; i < n; i++) {
-        uint32_t row = items_row(items, ids[i].p, ids[i].len);
-
-        if (row == ITEMS_NONE)
-            c->n_unknown++;
-        else
-            c->rows[c->n_rows++] = row;
-    }
     if (c->settings.exclude_history)
-        for (size_t i = 0; i < c->n_rows; i++)
-            row_set_add(c->excluded, c->rows[i]);
-    exclude_all(c->excluded, items, c->exclude, c->n_exclude);
-    exclude_all(c->excluded, items, c->job.exposed, n_exposed);
+        exclude_rows(c, c->rows, c->n_rows);
+    if (c->n_exclude > 0)
+        exclude_ids(c, c->exclude, c->n_exclude);
+    if (n_exposed > 0)
+        exclude_ids(c, c->job.exposed, n_exposed);
     mark_behaviour(c, n);
 }
 
@@ -372,6 +382,7 @@ static void ask_index(struct recall_call *c, size_t k)
 {
     c->query.k = k;
     c->query.hits = arena_alloc(&c->arena, (size_t)c->n_live * k * sizeof *c->query.hits);
+    c->query.from = c->query.together ? arena_alloc(&c->arena, k) : NULL;
     memset(c->query.found, 0, (size_t)c->n_live * sizeof *c->query.found);
 }
 
@@ -408,6 +419,7 @@ static void merge(struct recall_call *c)
         .lambda = c->settings.lambda,
         .hits = c->query.hits,
         .found = c->query.found,
+        .from = c->query.joined ? c->query.from : NULL,
         .k = c->query.k,
         .n_lists = c->n_live,
         .excluded = c->excluded,

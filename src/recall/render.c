@@ -15,6 +15,9 @@ const char *const drop_words[DROP_REASONS] = {NULL, "zero", "not_finite", "simil
 
 /* A literal, its length known to the compiler. */
 #define PUT(b, literal) buf_put(b, "" literal, sizeof(literal) - 1)
+/* The same at `p`, where there is room; the end. */
+#define TEXT(p, literal) ((char *)memcpy(p, literal, sizeof(literal) - 1) + sizeof(literal) - 1)
+#define ITEM_ROOM (64 + TEXT_F32_ROOM + TEXT_U64_ROOM) /* an item without its id */
 
 /* ---- parts ----------------------------------------------------------------------------- */
 
@@ -120,25 +123,50 @@ static void put_found_by(struct buf *b, const struct recall_call *c, uint32_t ro
     buf_putc(b, ']');
 }
 
+/* The part of an item that an answer has two hundred times: `p` stays in a register, and there is
+ * room. */
+static char *score_text(char *p, const struct recall_call *c, const struct pick *pick)
+{
+    p = TEXT(p, ",\"score\":");
+    p = text_f32(p, pick->score);
+    p = TEXT(p, ",\"interest\":");
+    return text_u64(p, (uint64_t)c->live[pick->list]);
+}
+
+/* The id with its quotes, which there is room for unless it has to be escaped. */
+static char *id_text(struct buf *b, char *p, struct str id, bool plain)
+{
+    if (plain) {
+        *p++ = '"';
+        memcpy(p, id.p, id.len);
+        p += id.len;
+        *p++ = '"';
+        return p;
+    }
+    b->len = (size_t)(p - b->p);
+    buf_json(b, id.p, id.len);
+    buf_reserve(b, ITEM_ROOM);
+    return b->p + b->len;
+}
+
 /* A popular item has no score and no interest: the keys are left out. */
 static void put_items(struct buf *b, const struct recall_call *c, const struct str *ids)
 {
+    bool plain = items_plain(bundle_items(c->bundle));
+
     PUT(b, ",\"items\":[");
     for (size_t i = 0; i < c->n_picks; i++) {
-        const struct pick *p = &c->picks[i];
+        char *p;
 
-        if (i > 0)
-            buf_putc(b, ',');
-        PUT(b, "{\"id\":");
-        buf_json(b, ids[i].p, ids[i].len);
-        if (c->source == SOURCE_MODEL) {
-            PUT(b, ",\"score\":");
-            buf_f32(b, p->score);
-            PUT(b, ",\"interest\":");
-            buf_u64(b, (uint64_t)c->live[p->list]);
-            if (c->explain)
-                put_found_by(b, c, p->row);
-        }
+        buf_reserve(b, ids[i].len + ITEM_ROOM);
+        p = b->p + b->len;
+        p = i > 0 ? TEXT(p, ",{\"id\":") : TEXT(p, "{\"id\":");
+        p = id_text(b, p, ids[i], plain);
+        if (c->source == SOURCE_MODEL)
+            p = score_text(p, c, &c->picks[i]);
+        b->len = (size_t)(p - b->p);
+        if (c->source == SOURCE_MODEL && c->explain)
+            put_found_by(b, c, c->picks[i].row);
         buf_putc(b, '}');
     }
     buf_putc(b, ']');

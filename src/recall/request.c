@@ -3,6 +3,7 @@
  * One table row per field. What is not in the table is refused by name, so a typo never silently
  * changes an answer. Strings stay where jansson put them and live as long as the call. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "call.h"
@@ -13,6 +14,42 @@
 #define EXCLUDE_MAX 10000
 #define FILTER_VALUES_MAX 1000
 #define DEADLINE_MAX_MS 60000
+
+/* ---- memory ------------------------------------------------------------------------- */
+
+/* While a thread parses a body, jansson's memory comes from the call's arena and goes with it; what
+ * jansson frees meanwhile stays where it is. All other JSON is malloc's. NULL: not parsing. */
+static _Thread_local struct arena *parsing_into;
+
+static void *json_memory(size_t size)
+{
+    return parsing_into != NULL ? arena_alloc(parsing_into, size) : malloc(size);
+}
+
+static void json_memory_free(void *p)
+{
+    if (parsing_into == NULL)
+        free(p);
+}
+
+/* Before main, so before any thread: pointers from malloc and from here may be mixed, but jansson
+ * reads these two without a lock. */
+static __attribute__((constructor)) void install_json_memory(void)
+{
+    json_set_alloc_funcs(json_memory, json_memory_free);
+}
+
+/* The body as JSON in the call's arena: nobody frees it. */
+static json_t *parse_body(struct recall_call *c, json_error_t *why)
+{
+    const char *body = c->body.p == NULL ? "" : c->body.p;
+    json_t *v;
+
+    parsing_into = &c->arena;
+    v = json_loadb(body, c->body.len, JSON_REJECT_DUPLICATES, why);
+    parsing_into = NULL;
+    return v;
+}
 
 /* ---- small parts ------------------------------------------------------------------ */
 
@@ -90,9 +127,10 @@ static int read_bounded(struct recall_call *c, const char *field, json_t *v, int
 {
     char why[64];
 
-    snprintf(why, sizeof why, "must be an integer from 1 to %d", most);
-    if (!json_is_integer(v) || json_integer_value(v) < 1 || json_integer_value(v) > most)
+    if (!json_is_integer(v) || json_integer_value(v) < 1 || json_integer_value(v) > most) {
+        snprintf(why, sizeof why, "must be an integer from 1 to %d", most);
         return bad(c, err, field, why);
+    }
     *out = (int)json_integer_value(v);
     return 0;
 }
@@ -272,8 +310,7 @@ int request_parse(struct recall_call *c, int n_max, struct err *err)
     const char *key;
     json_t *value;
 
-    c->json =
-        json_loadb(c->body.p == NULL ? "" : c->body.p, c->body.len, JSON_REJECT_DUPLICATES, &why);
+    c->json = parse_body(c, &why);
     if (c->json == NULL)
         return err_set(err, ERR_USAGE, "body: line %d, column %d: %s", why.line, why.column,
                        why.text);

@@ -1,7 +1,12 @@
 /* workers.c - the service around the pipeline: pool of calls, admission, compute queue, threads.
  *
- * A call has one owner at a time: the HTTP thread until it is submitted, then the behaviour stage,
- * the queue, a worker, and from `done` on the HTTP thread again.
+ * A worker that has nothing to compute waits in the poller, and does there what sockets ask for: it
+ * reads requests, asks Redis, takes replies. What that puts into the queue it takes out next,
+ * unless another is idle too. So a request needs no second thread, and none stands still while
+ * another computes.
+ *
+ * A call has one owner at a time: the HTTP loop until it is submitted, then the behaviour stage,
+ * the queue, a worker, and from `done` on the HTTP loop again.
  *
  * Admission keeps what is answered in time when too much is asked for: whoever would wait for more
  * than a share of the time he has is refused at once, so no worker spends time on an answer that
@@ -33,6 +38,7 @@ struct recall {
     pthread_rwlock_t behaviour_lock;      /* read while submitting, written to change the stage */
     struct behaviour *behaviour;
     struct cell policy;
+    struct poller *poller;
     struct queue *queue;
     struct effort *effort;
     _Atomic uint64_t deadline_ns; /* of a request that does not say */
@@ -41,8 +47,9 @@ struct recall {
     atomic_size_t queued;      /* those of them whose behaviour is here: they wait for a worker */
     atomic_size_t in_flight;   /* admitted, not yet answered */
     atomic_size_t pushing;     /* threads that are putting a call into the queue */
+    atomic_size_t idle;        /* workers that compute nothing */
     _Atomic uint64_t redis_ns; /* how long those that ask Redis wait for it, of late */
-    atomic_bool draining;
+    atomic_bool draining, closing;
     int batch, n_workers;
     pthread_t *threads;
     pthread_mutex_t pool_lock;
@@ -136,6 +143,12 @@ static void call_finish(struct recall_call *c)
     atomic_fetch_sub(&r->in_flight, 1);
 }
 
+static void wake_idle(struct recall *r)
+{
+    if (atomic_load(&r->idle) > 0)
+        poller_wake(r->poller);
+}
+
 /* The queue holds as many as are admitted, so it is never full here; it is closed only when none is
  * left. The call may be answered before the push returns: `pushing` keeps the queue until then. */
 static void to_workers(struct recall_call *c)
@@ -151,6 +164,8 @@ static void to_workers(struct recall_call *c)
         call_refuse(c, 503, "the service is stopping");
         call_finish(c);
     }
+    if (!poller_is_mine(r->poller)) /* who is will take it next */
+        wake_idle(r);
     atomic_fetch_sub(&r->pushing, 1);
 }
 
@@ -323,6 +338,18 @@ enum recall_admission recall_submit(struct recall *r, struct recall_call *c,
     return RECALL_ADMITTED;
 }
 
+int recall_workers(const struct recall *r)
+{
+    return r->n_workers;
+}
+
+void recall_flush(struct recall *r)
+{
+    pthread_rwlock_rdlock(&r->behaviour_lock);
+    behaviour_flush(r->behaviour);
+    pthread_rwlock_unlock(&r->behaviour_lock);
+}
+
 /* ---- workers ------------------------------------------------------------------------------ */
 
 /* How many calls a batch may hold so that it does not take too long. */
@@ -368,10 +395,27 @@ static void run_batch(struct recall *r, struct pipeline *p, struct recorder *rec
     if (recorder != NULL)
         hold(calls, n);
     answered = pipeline_run(p, set, calls, n, call_finish);
+    poller_run_due(r->poller); /* sends the answers */
     if (recorder != NULL)
         record(recorder, calls, n);
     bundle_set_release(set);
     effort_done(r->effort, clock_ns(), start, level, answered);
+}
+
+/* Looks after the sockets, for as long as there is nothing to compute, then takes a batch: 0 when
+ * another took it. Idle is counted before the queue is looked at: who puts a call there later sees
+ * it. */
+static size_t next_batch(struct recall *r, void **batch)
+{
+    size_t n, left;
+
+    atomic_fetch_add(&r->idle, 1);
+    poller_wait(r->poller, queue_count(r->queue) > 0 ? 0 : -1);
+    n = queue_take(r->queue, batch, batch_limit(r), atomic_load(&r->idle), &left);
+    atomic_fetch_sub(&r->idle, 1);
+    if (left > 0)
+        wake_idle(r);
+    return n;
 }
 
 static void *worker(void *arg)
@@ -380,10 +424,13 @@ static void *worker(void *arg)
     struct pipeline *p = pipeline_new();
     struct recorder *recorder = recorder_new(r->journal);
     void **batch = xcalloc((size_t)r->batch, sizeof *batch);
-    size_t n;
 
-    while ((n = queue_pop(r->queue, batch, batch_limit(r))) > 0)
-        run_batch(r, p, recorder, (struct recall_call **)batch, n);
+    while (!atomic_load(&r->closing)) {
+        size_t n = next_batch(r, batch);
+
+        if (n > 0)
+            run_batch(r, p, recorder, (struct recall_call **)batch, n);
+    }
     free(batch);
     recorder_free(recorder);
     pipeline_free(p);
@@ -440,6 +487,7 @@ static int start_workers(struct recall *r, int n, struct err *err)
 
         if (e != 0)
             return err_set(err, ERR_IO, "worker thread %d: %s", i, strerror(e));
+        pthread_setname_np(r->threads[i], "worker");
         r->n_workers++;
     }
     return 0;
@@ -447,7 +495,8 @@ static int start_workers(struct recall *r, int n, struct err *err)
 
 struct recall *recall_start(const struct config *cfg, struct recall_policy *policy,
                             struct registry *reg, struct experiment_store *exp,
-                            struct journal *journal, struct behaviour *beh, struct err *err)
+                            struct journal *journal, struct behaviour *beh, struct poller *poller,
+                            struct err *err)
 {
     struct recall *r = xcalloc(1, sizeof *r);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -459,6 +508,7 @@ struct recall *recall_start(const struct config *cfg, struct recall_policy *poli
     r->experiments = exp;
     r->journal = journal;
     r->behaviour = beh;
+    r->poller = poller;
     pthread_rwlock_init(&r->behaviour_lock, NULL);
     pthread_mutex_init(&r->pool_lock, NULL);
     r->effort = effort_new(n, cfg->workers_effort_control,
@@ -496,6 +546,8 @@ void recall_stop(struct recall *r)
     while (recall_in_flight(r) > 0 || atomic_load(&r->pushing) > 0)
         usleep(500);
     queue_close(r->queue);
+    atomic_store(&r->closing, true);
+    poller_close(r->poller);
     for (int i = 0; i < r->n_workers; i++)
         pthread_join(r->threads[i], NULL);
     while (r->pool != NULL) {

@@ -56,6 +56,7 @@ struct app {
     struct config *config;
     struct registry *registry;
     struct companion companion;
+    struct poller *poller; /* where recall's workers wait */
     struct behaviour *behaviour;
     struct journal *journal; /* NULL = off */
     struct recall *recall;
@@ -172,9 +173,10 @@ static int hash_password(const struct config *cfg, char sha256[SHA256_HEX], stru
     return result;
 }
 
-static struct behaviour *start_behaviour(const struct config *cfg, struct err *err)
+static struct behaviour *start_behaviour(const struct config *cfg, struct poller *p,
+                                         struct err *err)
 {
-    return behaviour_start(cfg, (size_t)cfg->workers_queue, err);
+    return behaviour_start(cfg, (size_t)cfg->workers_queue, p, err);
 }
 
 static void default_name(struct registry *r, char name[BUNDLE_NAME_MAX])
@@ -258,7 +260,7 @@ static int prepare_reload(struct app *a, struct job *j)
         hash_password(j->config, j->password_sha256, &j->err) == -1)
         return -1;
     if (!same_behaviour(a, j)) {
-        j->behaviour = start_behaviour(j->config, &j->err);
+        j->behaviour = start_behaviour(j->config, a->poller, &j->err);
         if (j->behaviour == NULL)
             return -1;
         let_it_connect(j->behaviour, j->config);
@@ -445,13 +447,16 @@ static int start_modules(struct app *a, struct err *err)
     metrics_register_process();
     if (hash_password(cfg, a->password_sha256, err) == -1)
         return -1;
-    a->behaviour = start_behaviour(cfg, err);
+    a->poller = poller_new(err);
+    if (a->poller == NULL)
+        return -1;
+    a->behaviour = start_behaviour(cfg, a->poller, err);
     if (a->behaviour == NULL)
         return -1;
     if (journal_open(&a->journal, cfg, err) == -1)
         return -1;
     a->recall = recall_start(cfg, recall_policy_new(cfg), a->registry, a->companion.experiments,
-                             a->journal, a->behaviour, err);
+                             a->journal, a->behaviour, a->poller, err);
     if (a->recall == NULL)
         return -1;
     context.registry = a->registry;
@@ -459,6 +464,7 @@ static int start_modules(struct app *a, struct err *err)
     context.journal = a->journal;
     context.recall = a->recall;
     context.behaviour = a->behaviour;
+    context.poller = a->poller;
     a->http = http_start(&context, err);
     return a->http == NULL ? -1 : 0;
 }
@@ -602,6 +608,7 @@ static void stop(struct app *a, int status)
     journal_close(a->journal); /* all of it is pushed */
     leave_job_behind(a, status);
     behaviour_free(a->behaviour);
+    poller_free(a->poller);
     registry_free(a->registry);
     experiment_store_free(a->companion.experiments);
     config_free(a->config);
@@ -663,7 +670,7 @@ int app_check(const struct config *cfg, struct err *err)
 
     if (http_token_read(cfg->admin_token_file, &token, err) == -1 || journal_check(cfg, err) == -1)
         goto out;
-    b = start_behaviour(cfg, err);
+    b = start_behaviour(cfg, NULL, err);
     if (b == NULL)
         goto out;
     r = new_registry(cfg, 0, &companion);

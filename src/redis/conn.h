@@ -26,6 +26,7 @@ struct round {
     uint64_t since_ns;   /* for how long that reply has been the next to come */
     uint64_t overdue_ns; /* when to ask what to do about it, UINT64_MAX = never */
     bool watched;        /* ask at all */
+    bool broken;         /* the connection is no longer sound */
     bool heard;          /* at least one byte came back */
     bool served;         /* a reply came that speaks for a working server */
     bool refused;        /* a reply came that speaks against it */
@@ -55,6 +56,12 @@ struct redis_conn {
     size_t settled_cap;
     struct arena replies; /* the reply being read */
     struct reply reply;
+    char *text; /* where its next string goes */
+    size_t text_left;
+
+    struct round round; /* the one that is, or was last, on its way */
+    uint64_t begun_ns;
+    bool reused; /* it began over a connection that stood */
 
     redis_overdue_fn overdue; /* or NULL */
     void *overdue_arg;
@@ -74,15 +81,15 @@ void conn_discard(struct redis_conn *c);
  * set. */
 bool conn_open(struct redis_conn *c, struct round *behind) WARN_UNUSED;
 /* Connected, and sound as far as is known: only after an idle while is the socket looked at. */
-bool conn_reusable(struct redis_conn *c) WARN_UNUSED;
+bool conn_reusable(struct redis_conn *c, uint64_t now) WARN_UNUSED;
 /* The next attempt to heal comes later than the last one did. */
 void conn_back_off(struct redis_conn *c);
 void conn_back_off_reset(struct redis_conn *c);
 
 /* pipeline.c */
 void command_encode(struct buf *out, const struct redis_command *cmd);
-/* Sends the round and hands its replies out. False with c->error set when the connection is no
- * longer sound. */
+/* Sends what is left of the round and hands its replies out. False with c->error set when the
+ * connection is no longer sound. */
 bool round_exchange(struct redis_conn *c, struct round *r) WARN_UNUSED;
 /* Sleeps until the socket is ready for `events`, returning what it is ready for; 0 at the limit or
  * when the round (or the one behind it) has nothing left to wait for. Settles what becomes late. */

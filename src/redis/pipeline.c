@@ -26,6 +26,22 @@ typedef size_t array_len;
 typedef int array_len;
 #endif
 
+#define TEXT_BYTES 16384
+
+/* Strings lie close together: an arena alone would give each a line of the cache or more. */
+static char *text_alloc(struct redis_conn *c, size_t len)
+{
+    char *p = c->text;
+
+    if (len > c->text_left) {
+        c->text_left = len > TEXT_BYTES ? len : TEXT_BYTES;
+        p = arena_alloc(&c->replies, c->text_left);
+    }
+    c->text = p + len;
+    c->text_left -= len;
+    return p;
+}
+
 /* A reply's only string, or its place in the array; what lies deeper is left out. */
 static void put_string(const redisReadTask *task, struct str s)
 {
@@ -51,7 +67,7 @@ static void make_printable(char *text)
 static void *build_string(const redisReadTask *task, char *bytes, size_t len)
 {
     struct redis_conn *c = task->privdata;
-    char *copy = arena_alloc(&c->replies, len + 1);
+    char *copy = text_alloc(c, len + 1);
 
     memcpy(copy, bytes, len);
     copy[len] = '\0';
@@ -67,7 +83,7 @@ static void *build_string(const redisReadTask *task, char *bytes, size_t len)
 static void *build_integer(const redisReadTask *task, long long value)
 {
     struct redis_conn *c = task->privdata;
-    char *text = arena_alloc(&c->replies, 24);
+    char *text = text_alloc(c, 24);
 
     put_string(task, (struct str){text, (size_t)snprintf(text, 24, "%lld", value)});
     return c;
@@ -113,6 +129,7 @@ static void reply_reset(struct redis_conn *c)
 {
     c->reply = (struct reply){NULL, 0, NULL};
     arena_reset(&c->replies);
+    c->text_left = 0;
 }
 
 /* ---- rounds -------------------------------------------------------------------- */
@@ -122,12 +139,12 @@ void command_encode(struct buf *out, const struct redis_command *cmd)
     buf_putc(out, '*');
     buf_u64(out, cmd->argc);
     for (size_t i = 0; i < cmd->argc; i++) {
-        buf_puts(out, "\r\n$");
+        buf_put(out, "\r\n$", 3);
         buf_u64(out, cmd->argv[i].len);
-        buf_puts(out, "\r\n");
+        buf_put(out, "\r\n", 2);
         buf_put(out, cmd->argv[i].p, cmd->argv[i].len);
     }
-    buf_puts(out, "\r\n");
+    buf_put(out, "\r\n", 2);
 }
 
 static void round_init(struct round *r, struct redis_conn *c, const struct redis_command *cmds,
@@ -391,12 +408,24 @@ static ssize_t pull(struct redis_conn *c, struct round *r)
     return n;
 }
 
+/* Nothing of it is on its way yet. */
+static void round_start(struct redis_conn *c, struct round *r)
+{
+    reply_reset(c);
+    expect_next(c, r, clock_ns());
+}
+
+static bool nothing_behind(struct redis_conn *c)
+{
+    return c->unparsed == 0 || conn_fail(c, "bytes after the last reply");
+}
+
 bool round_exchange(struct redis_conn *c, struct round *r)
 {
     short ready;
 
-    reply_reset(c);
-    expect_next(c, r, clock_ns());
+    if (r->sent == 0)
+        round_start(c, r);
     while (!round_over(r)) {
         if (r->sent < r->len && !push(c, r)) {
             while (pull(c, r) > 0) /* what it said before it hung up */
@@ -408,7 +437,7 @@ bool round_exchange(struct redis_conn *c, struct round *r)
             return false;
         keep_time(c, r);
     }
-    return r->next < r->n || c->unparsed == 0 || conn_fail(c, "bytes after the last reply");
+    return r->next < r->n || nothing_behind(c);
 }
 
 /* ---- the pipeline -------------------------------------------------------------- */
@@ -424,42 +453,84 @@ static void fail_rest(struct redis_conn *c, struct round *r)
             settle(r, i, &res);
 }
 
-static void tell_breaker(struct redis_conn *c, const struct round *r, bool broke, uint64_t took_ns)
+static void tell_breaker(struct redis_conn *c, const struct round *r, bool broke)
 {
     if (r->served) {
         breaker_success(c->breaker);
         conn_back_off_reset(c);
-    } else if (broke || r->refused || (r->silent && took_ns >= c->timeout_ns / 2)) {
+    } else if (broke || r->refused ||
+               (r->silent && c->used_ns - c->begun_ns >= c->timeout_ns / 2)) {
         breaker_failure(c->breaker);
     }
 }
 
-void redis_run(struct redis_conn *c, const struct redis_command *cmds, size_t n, redis_done done)
+enum redis_step redis_begin(struct redis_conn *c, const struct redis_command *cmds, size_t n,
+                            redis_done done)
 {
-    uint64_t start = clock_ns();
-    struct round r;
-    bool reused, sound, broke;
+    struct round *r = &c->round;
 
-    if (n == 0)
-        return;
-    round_init(&r, c, cmds, n, done);
-    reused = conn_reusable(c);
-    sound = (reused || conn_open(c, &r)) && round_exchange(c, &r);
-    if (!sound && reused && !r.heard && !round_over(&r)) { /* it had died while idle */
+    c->begun_ns = clock_ns();
+    round_init(r, c, cmds, n, done);
+    c->reused = conn_reusable(c, c->begun_ns);
+    if (!c->reused)
+        return REDIS_TROUBLE;
+    round_start(c, r);
+    return push(c, r) && r->sent == r->len ? REDIS_MORE : REDIS_TROUBLE;
+}
+
+enum redis_step redis_continue(struct redis_conn *c)
+{
+    struct round *r = &c->round;
+    ssize_t n;
+
+    do
+        n = pull(c, r);
+    while (n == RECEIVE_BYTES);
+    r->broken = n == -1;
+    if (!r->broken && r->next < r->n)
+        return REDIS_MORE;
+    r->broken = r->broken || !nothing_behind(c);
+    if (r->broken)
+        return REDIS_TROUBLE;
+    c->used_ns = clock_ns();
+    tell_breaker(c, r, false);
+    return REDIS_DONE;
+}
+
+uint64_t redis_late_ns(const struct redis_conn *c)
+{
+    return wake_at(&c->round);
+}
+
+void redis_finish(struct redis_conn *c)
+{
+    struct round *r = &c->round;
+    bool sound, broke;
+
+    sound = !r->broken && (c->reused || conn_open(c, r)) && round_exchange(c, r);
+    if (!sound && c->reused && !r->heard && !round_over(r)) { /* it had died while idle */
         conn_discard(c);
-        r.sent = 0;
-        r.overdue_ns = UINT64_MAX;
-        sound = conn_open(c, &r) && round_exchange(c, &r);
+        r->sent = 0;
+        r->overdue_ns = UINT64_MAX;
+        sound = conn_open(c, r) && round_exchange(c, r);
     }
-    broke = !sound && r.left > 0;
+    broke = !sound && r->left > 0;
     if (broke) {
-        fail_rest(c, &r);
+        fail_rest(c, r);
         conn_back_off(c);
     }
-    if (sound && r.next < r.n)
+    if (sound && r->next < r->n)
         sound = conn_fail(c, "no reply in time");
     if (!sound)
         conn_discard(c);
     c->used_ns = clock_ns();
-    tell_breaker(c, &r, broke, c->used_ns - start);
+    tell_breaker(c, r, broke);
+}
+
+void redis_run(struct redis_conn *c, const struct redis_command *cmds, size_t n, redis_done done)
+{
+    if (n == 0)
+        return;
+    redis_begin(c, cmds, n, done);
+    redis_finish(c);
 }

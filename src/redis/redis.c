@@ -163,11 +163,21 @@ static bool is_sound(struct redis_conn *c)
     return false;
 }
 
-bool conn_reusable(struct redis_conn *c)
+bool conn_reusable(struct redis_conn *c, uint64_t now)
 {
-    if (c->fd != -1 && clock_ns() - c->used_ns < IDLE_NS)
+    if (c->fd != -1 && now - c->used_ns < IDLE_NS)
         return true;
     return is_sound(c);
+}
+
+bool redis_conn_look(struct redis_conn *c)
+{
+    return is_sound(c);
+}
+
+int redis_conn_fd(const struct redis_conn *c)
+{
+    return c->fd;
 }
 
 bool redis_conn_is_up(const struct redis_conn *c)

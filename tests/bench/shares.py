@@ -4,8 +4,8 @@
 recalld serves requests whose users' behaviour is in Redis, at a fixed rate and as fast as it can.
 Over a window of each the kernel tells how much CPU time the process took, /metrics how many
 requests it answered, and perf what it was doing: samples of every thread, each sorted into a stage
-by STAGES below. Flat samples, without call chains: the libraries have no frame pointers, and a
-thread's name tells most of what a chain would. Samples that no row claims are shown as such."""
+by STAGES below. Of the kernel's the call chain tells for whom it worked; the libraries have no frame
+pointers, so elsewhere the function alone must tell. Samples that no row claims are shown as such."""
 import argparse
 import bisect
 import collections
@@ -18,38 +18,47 @@ import time
 import page
 import rig
 
+# What the kernel did, by the first of these that a function of the call chain matches.
+KERNEL = [
+    ("interrupt", re.compile(r"asm_sysvec_|asm_common_interrupt|irq_exit|task_work")),
+    ("unix", re.compile(r"unix_|__sys_sendto")),  # Redis' socket here
+    ("inet", re.compile(r"tcp_|inet_|inet6_|__sys_sendmsg")),  # the clients'
+    ("wait", re.compile(r"epoll|futex|poll")),
+]
 # thread, object, code -> stage: the first row whose patterns all match. Objects are `recalld`,
-# `kernel`, or a library's name; code is `source file:symbol`, the file only for recalld's own.
-WORKER, EVENT, REDIS = "worker", "MHD-single", "behaviour"
+# `kernel`, or a library's name; code is `source file:symbol`, in the kernel `what:symbol`.
+WORKER = "worker"
 STAGES = [
-    (WORKER, "kernel", r":(irq|.*softirq|sched_balance|update_sd_|rcu_|tick_).*", "interrupts"),
-    (WORKER, "kernel", r".*", "hand-over"),
-    (EVENT, "kernel|libmicrohttpd", r".*", "HTTP"),
-    (WORKER, "libmicrohttpd", r".*", "hand-over"),
-    (EVENT, "libc", r":(_int_|__libc_)?(c?free|malloc|calloc|realloc|memalign).*", "allocations"),
-    (EVENT, "libc", r".*", "HTTP"),
-    (REDIS, "kernel|libc|libhiredis", r".*", "Redis"),
+    (r".*", "kernel", r"interrupt:.*", "interrupts"),
+    (r".*", "kernel", r"unix:.*", "Redis"),
+    (r".*", "kernel", r"inet:.*", "HTTP"),
+    (WORKER, "kernel", r".*", "waiting"),
+    (r"behaviour|timekeeper", ".*", r".*", "Redis"),
     (r"journal.*", "kernel|libc", r".*", "journal"),
+    (r"accept", ".*", r".*", "HTTP"),
+    (r".*", "libmicrohttpd", r".*", "HTTP"),
+    (r".*", "libhiredis", r".*", "Redis"),
     (r".*", r"libc|recalld|\[vdso\]", r".*:.*(clock_|metric_|figures_|vdso_time).*",
      "clocks and metrics"),
     (r".*", "libjansson", r".*", "JSON"),
     (r".*", "recalld", r"src/(http/.*|.*:uuid7.*)", "HTTP"),
     (r".*", "recalld", r"src/recall/request.*", "JSON"),
-    (EVENT, "recalld", r"src/base/(bytes|number|arena)\.c:.*", "JSON"),
     (r".*", "recalld", r"src/(redis|behaviour)/.*", "Redis"),
-    (REDIS, "recalld", r"src/base/(bytes|number|arena)\.c:.*", "Redis"),
     (r".*", "recalld", r"src/journal/.*", "journal"),
     (r".*", "recalld", r"src/experiment/.*", "experiments"),
+    (r".*", "recalld", r"src/base/poller\.c:.*", "waiting"),
     (r".*", "recalld", r"src/recall/(workers|call|direct|effort)\.c:.*|src/base/(queue|snapshot)\.c:.*",
      "hand-over"),
-    (WORKER, "recalld|libm", r"src/index/.*|.*:vec_dot|:.*(nextafter|fmin|fmax).*", "search"),
+    (WORKER, "recalld|libm", r"src/index/.*|.*:vec_dot.*|:.*(nextafter|fmin|fmax).*", "search"),
     (WORKER, "recalld", r"src/(vec|model)/.*", "routing"),
     (WORKER, "recalld", r"src/recall/(merge|diverse|rowset)\.c:.*", "merge"),
-    (WORKER, "recalld", r"src/recall/render\.c:.*|src/base/(bytes|number)\.c:.*|.*:(names_text|items_id)",
+    (WORKER, "recalld", r"src/recall/render\.c:.*|src/base/(bytes|number)\.c:.*|.*:items_ids?",
      "render"),
     (WORKER, "recalld|libxxhash", r"src/(recall|items|bundle|settings|base)/.*|:XXH.*", "prepare"),
-    (WORKER, "libc", r":.*(mem|str)(cpy|set|cmp|move|len).*", "copies"),
-    (WORKER, "libc", r".*", "hand-over"),
+    (r".*", "libc", r":(_int_|__libc_)?(c?free|malloc|calloc|realloc|memalign).*", "allocations"),
+    (r".*", "libc", r":.*(mem|str)(cpy|set|cmp|move|len|chr).*", "copies"),
+    (r".*", "libc", r":.*(mutex|rwlock|cond|sem|futex).*", "hand-over"),
+    (r".*", "libc", r".*", "HTTP"),
 ]
 SEARCH, UNKNOWN, ALL, REST = "search", "unknown", "all", "all but search"
 
@@ -58,11 +67,9 @@ SEARCH, UNKNOWN, ALL, REST = "search", "unknown", "all", "all but search"
 
 
 class Symbols:
-    """Which function of the program an address is in, and its source file: two may share a name."""
+    """Which function of the program an address in its file is in, and its source file: two may share a name."""
 
-    def __init__(self, pid):
-        with open(f"/proc/{pid}/maps", encoding="ascii") as maps:
-            self.base = int(maps.readline().split("-")[0], 16)
+    def __init__(self):
         self.at, self.what = [], []
         for line in rig.run("nm", "--numeric-sort", "--defined-only", "--line-numbers",
                             rig.BIN / "recalld").splitlines():
@@ -72,7 +79,7 @@ class Symbols:
                 self.what.append((found[2].split(".")[0], found[3] or ""))
 
     def find(self, address):
-        return self.what[bisect.bisect(self.at, address - self.base) - 1]
+        return self.what[bisect.bisect(self.at, address) - 1]
 
 
 def thread_names(pid):
@@ -84,22 +91,33 @@ def thread_names(pid):
     return named
 
 
-SAMPLE = re.compile(r"\s*(\d+)\s+([0-9a-f]+)\s+(.*) \((.*)\)$")
+FRAME = re.compile(r"\s*([0-9a-f]+)\s+(.*) \((.*)\)$")
+
+
+def kernel_work(chain):
+    for what, pattern in KERNEL:
+        if any(pattern.match(symbol) for symbol in chain):
+            return what
+    return ""
 
 
 def samples(data, pid):
     """Counter of (thread, object, source file, symbol)."""
-    threads, symbols = thread_names(pid), Symbols(pid)
+    threads, symbols = thread_names(pid), Symbols()
     counted = collections.Counter()
-    for line in rig.run("perf", "script", "-i", data, "-F", "tid,ip,sym,dso").splitlines():
-        tid, address, symbol, dso = SAMPLE.match(line).groups()
+    for sample in rig.run("perf", "script", "-i", data, "-F", "tid,ip,sym,dso").split("\n\n"):
+        tid, *frames = sample.strip().splitlines() or [""]
+        chain = [FRAME.match(frame).groups() for frame in frames]
+        if not chain:
+            continue
+        address, symbol, dso = chain[0]
         file = ""
         dso = re.sub(r"\.so.*", "", dso.rsplit("/", 1)[-1])
         if dso == "recalld":
             symbol, file = symbols.find(int(address, 16))
         elif "kernel" in dso or int(address, 16) >> 63:
-            dso = "kernel"
-        counted[threads.get(tid, "?"), dso, file, symbol] += 1
+            dso, file = "kernel", kernel_work([frame[1] for frame in chain])
+        counted[threads.get(tid.strip(), "?"), dso, file, symbol] += 1
     return counted
 
 
@@ -127,8 +145,8 @@ def record(daemon, data, seconds):
     """Samples into the file; (requests, seconds of CPU time) of the same window."""
     pid = daemon.process.pid
     before, cpu = answered(daemon), rig.cpu_seconds(pid)
-    done = subprocess.run(["perf", "record", "-o", data, "-F", "1999", "-p", str(pid), "--", "sleep",
-                           str(seconds)], capture_output=True, text=True, check=False)
+    done = subprocess.run(["perf", "record", "-o", data, "-F", "1999", "-g", "-p", str(pid), "--",
+                           "sleep", str(seconds)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"perf record: {done.stderr.strip()}")
     cpu = rig.cpu_seconds(pid) - cpu

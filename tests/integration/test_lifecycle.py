@@ -51,7 +51,7 @@ def test_check_verifies_configuration_and_bundles(bundle, bundle2):
     ("[http]\nlisten = 127.0.0.1:0\nlisen = 1\n", ":3: "),
     ("[recall]\n\nn = 0\n", ":3: "),
     ("[nothing]\nx = 1\n", ":1: "),
-    ("[http]\nthreads = 1\nthreads = 2\n", ":3: "),
+    ("[http]\nloops = 1\nloops = 2\n", ":3: "),
 ])
 @pytest.mark.parametrize("task", [["--check"], []])
 def test_a_bad_file_is_refused_with_its_line(tmp_path, text, complaint, task):
@@ -64,13 +64,13 @@ def test_a_bad_file_is_refused_with_its_line(tmp_path, text, complaint, task):
 
 
 @pytest.mark.parametrize("args, env, complaint", [
-    (["--http.thread=2"], {}, "http.thread"),
-    (["--http.threads=none"], {}, "http.threads"),
+    (["--http.loop=2"], {}, "http.loop"),
+    (["--http.loops=none"], {}, "http.loops"),
     (["--nonsense"], {}, "--nonsense"),
     (["nonsense"], {}, "nonsense"),
     (["--config=/no/such/file"], {}, "/no/such/file"),
-    ([], {"RECALLD_HTTP_THREADS": "many"}, "RECALLD_HTTP_THREADS"),
-    ([], {"RECALLD_HTTP_THREAD": "2"}, "RECALLD_HTTP_THREAD"),
+    ([], {"RECALLD_HTTP_LOOPS": "many"}, "RECALLD_HTTP_LOOPS"),
+    ([], {"RECALLD_HTTP_LOOP": "2"}, "RECALLD_HTTP_LOOP"),
 ])
 def test_a_bad_argument_or_variable_is_refused_by_name(args, env, complaint):
     done = run_recalld(*args, env=env)
@@ -318,7 +318,7 @@ def test_a_reload_takes_a_new_token_from_the_same_file(start, bundle, tmp_path):
 @pytest.mark.parametrize("text, complaint", [
     ("[recall]\nn = 6\nnn = 1\n", "recalld.ini:5: "),
     ("[recall]\nn = 6\nn_max = 0\n", "recalld.ini:5: "),
-    ("[recall]\nn = 6\n[http]\nthreads = 7\n[workers]\nqueue = 9\n", "http.threads, workers.queue"),
+    ("[recall]\nn = 6\n[http]\nloops = 7\n[workers]\nqueue = 9\n", "http.loops, workers.queue"),
     ("[recall]\nn = 6\n[admin]\ntoken_file = /no/such/token\n", "/no/such/token"),
     ("default = other@1\n[recall]\nn = 6\n", "other@1"),
 ])

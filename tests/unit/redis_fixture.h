@@ -5,6 +5,7 @@
  *   raw:BYTES   sends BYTES instead
  *   half:BYTES  sends BYTES, then nothing more on this connection
  *   hang...     sends nothing more on this connection
+ *   split...    answers as usual, a byte at a time
  *   late:MS...  waits MS milliseconds, then answers as usual
  *   close...    closes the connection
  * and greetings (AUTH, SELECT, PING) with `greeting`. Each connection has its own thread. Once
@@ -218,11 +219,22 @@ static inline bool starts(struct str s, const char *prefix)
     return s.len >= strlen(prefix) && memcmp(s.p, prefix, strlen(prefix)) == 0;
 }
 
+static inline bool fake_bytes(int fd, const char *bytes, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        if (!fake_send(fd, &bytes[i], 1))
+            return false;
+    return true;
+}
+
 static inline bool fake_key(int fd, struct str key)
 {
     char head[64];
 
     snprintf(head, sizeof head, "*1\r\n$%zu\r\n", key.len);
+    if (starts(key, "split"))
+        return fake_bytes(fd, head, strlen(head)) && fake_bytes(fd, key.p, key.len) &&
+               fake_bytes(fd, "\r\n", 2);
     return fake_send(fd, head, strlen(head)) && fake_send(fd, key.p, key.len) &&
            fake_send(fd, "\r\n", 2);
 }
@@ -321,8 +333,8 @@ static inline void *fake_accept(void *arg)
             abort();
         *t = (struct fake_thread){f, fd};
         f->fds[i] = fd;
+        atomic_store(&f->connections, i + 1); /* before anything is answered over it */
         pthread_create(&f->threads[i], NULL, fake_connection, t);
-        atomic_store(&f->connections, i + 1);
     }
     return NULL;
 }

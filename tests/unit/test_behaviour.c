@@ -4,6 +4,9 @@
 #include "recalld/metrics.h"
 #include "redis_fixture.h"
 
+#include <dirent.h>
+#include <jansson.h>
+
 /* ---- helpers --------------------------------------------------------------------- */
 
 static struct real_redis real;
@@ -20,6 +23,45 @@ static int stop_real(void **state)
     (void)state;
     real_stop(&real);
     return 0;
+}
+
+/* Threads that wait in a poller, for the tests that are run again with one. */
+#define POLL_THREADS 2
+
+static struct poller *poller; /* NULL: the stage's own threads do everything */
+static pthread_t poll_threads[POLL_THREADS];
+static atomic_bool polling;
+
+static void *poll_main(void *arg)
+{
+    (void)arg;
+    while (atomic_load(&polling))
+        poller_wait(poller, -1);
+    return NULL;
+}
+
+static int start_polled(void **state)
+{
+    struct err err = ERR_INIT;
+
+    start_real(state);
+    poller = poller_new(&err);
+    assert_non_null(poller);
+    polling = true;
+    for (int i = 0; i < POLL_THREADS; i++)
+        pthread_create(&poll_threads[i], NULL, poll_main, NULL);
+    return 0;
+}
+
+static int stop_polled(void **state)
+{
+    polling = false;
+    poller_close(poller);
+    for (int i = 0; i < POLL_THREADS; i++)
+        pthread_join(poll_threads[i], NULL);
+    poller_free(poller);
+    poller = NULL;
+    return stop_real(state);
 }
 
 /* For what follows a failed test that had killed or stopped it. */
@@ -69,6 +111,7 @@ struct asked {
     struct arena arena;
     int calls;
     uint64_t submitted_ns, done_ns;
+    bool by_stage; /* done by a thread of the stage's own */
 };
 
 static pthread_mutex_t done_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -77,15 +120,18 @@ static pthread_cond_t done_cond = PTHREAD_COND_INITIALIZER;
 static void done(struct behaviour_job *job)
 {
     struct asked *a = job->owner;
+    char name[16];
 
+    pthread_getname_np(pthread_self(), name, sizeof name);
     pthread_mutex_lock(&done_lock);
     a->calls++;
     a->done_ns = clock_ns();
+    a->by_stage = strcmp(name, "behaviour") == 0 || strcmp(name, "timekeeper") == 0;
     pthread_cond_broadcast(&done_cond);
     pthread_mutex_unlock(&done_lock);
 }
 
-static bool submit(struct behaviour *b, struct asked *a, const char *user, uint64_t ms)
+static bool submit_unflushed(struct behaviour *b, struct asked *a, const char *user, uint64_t ms)
 {
     *a = (struct asked){.arena = ARENA_INIT};
     a->submitted_ns = clock_ns();
@@ -95,6 +141,14 @@ static bool submit(struct behaviour *b, struct asked *a, const char *user, uint6
                                     .done = done,
                                     .owner = a};
     return behaviour_submit(b, &a->job);
+}
+
+static bool submit(struct behaviour *b, struct asked *a, const char *user, uint64_t ms)
+{
+    bool taken = submit_unflushed(b, a, user, ms);
+
+    behaviour_flush(b);
+    return taken;
 }
 
 static void wait_for(struct asked *a)
@@ -182,7 +236,7 @@ static void prepare(const char *first, ...)
 static struct behaviour *started(const struct config *cfg)
 {
     struct err err = ERR_INIT;
-    struct behaviour *b = behaviour_start(cfg, 1024, &err);
+    struct behaviour *b = behaviour_start(cfg, 1024, poller, &err);
 
     assert_string_equal(err.text, "");
     return b;
@@ -306,6 +360,109 @@ static void elements_of_every_form_are_decoded_or_malformed(void **state)
     }
 }
 
+/* What the header says of json:item, by jansson alone. */
+static bool judged(struct str element, struct buf *id)
+{
+    json_error_t why;
+    json_t *object =
+        json_loadb(element.p, element.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
+    const json_t *item = json_object_get(object, "item");
+    bool ok;
+
+    id->len = 0;
+    if (json_is_integer(item))
+        buf_printf(id, "%lld", (long long)json_integer_value(item));
+    else if (json_is_string(item))
+        buf_put(id, json_string_value(item), json_string_length(item));
+    ok = id->len > 0 && id->len <= 256 && utf8_valid(id->p, id->len);
+    json_decref(object);
+    return ok;
+}
+
+static const char *one_of(uint64_t *chance, const char *const *words, size_t n)
+{
+    *chance = *chance * 6364136223846793005u + 1442695040888963407u;
+    return words[(*chance >> 33) % n];
+}
+
+/* Objects of a few fields; now and then a word stands where it should not. */
+static void write_by_chance(struct buf *text, uint64_t *chance)
+{
+    static const char *const names[] = {"\"item\"", "\"item\"", "\"ts\"", "\"x\"", "\"\""};
+    static const char *const values[] = {
+        "\"42\"",
+        "\"a b\"",
+        "42",
+        "-7",
+        "-0",
+        "0",
+        "07",
+        "1.5",
+        "1.",
+        "1e3",
+        "\"\"",
+        "null",
+        "[1]",
+        "\"\\n\"",
+        "\"\xff\"",
+        "\"",
+        "{}",
+        "\"\x01\"",
+        "\"\xc3\xa9\"",
+        "1234567890123456789",
+        "123456789012345678",
+        "9223372036854775808",
+    };
+    static const char *const signs[] = {"{", "}", ",", ":", " ", "\n", "x", ""};
+    static const char *const next[] = {",", ",", "}", "}", " }", " ,\t"};
+    static const char *const yes_no[] = {"", "", "", "", "", "", "", "x"};
+    const char *end = ",";
+
+    text->len = 0;
+    buf_puts(text, "{");
+    while (strchr(end, ',') != NULL) {
+        buf_puts(text, one_of(chance, names, ARRAY_LEN(names)));
+        buf_puts(text, ":");
+        buf_puts(text, one_of(chance, values, ARRAY_LEN(values)));
+        if (one_of(chance, yes_no, ARRAY_LEN(yes_no))[0] == 'x')
+            buf_puts(text, one_of(chance, signs, ARRAY_LEN(signs)));
+        end = one_of(chance, next, ARRAY_LEN(next));
+        buf_puts(text, end);
+    }
+}
+
+static void plain_json_is_judged_as_any_other(void **state)
+{
+    struct err err = ERR_INIT;
+    struct behaviour_element *e = behaviour_element_new("json:item", &err);
+    struct arena scratch = ARENA_INIT;
+    struct buf text = BUF_INIT, want = BUF_INIT;
+    uint64_t chance = 1;
+    int good = 0, bad = 0;
+    struct str id;
+
+    (void)state;
+    for (int i = 0; i < 100000; i++) {
+        write_by_chance(&text, &chance);
+        bool ok = judged((struct str){text.p, text.len}, &want);
+
+        if (ok != behaviour_element_decode(e, (struct str){text.p, text.len}, &scratch, &id))
+            fail_msg("%s: should be decoded: %d", buf_cstr(&text), ok);
+        if (ok) {
+            assert_int_equal(id.len, want.len);
+            assert_memory_equal(id.p, want.p, id.len);
+        }
+        good += ok;
+        bad += !ok;
+        arena_reset(&scratch);
+    }
+    assert_true(good > 1000 && bad > 1000);
+    buf_clear(&text);
+    buf_clear(&want);
+    arena_clear(&scratch);
+    behaviour_element_free(e);
+}
+
 /* A JSON text of `depth` nested arrays beside the field. */
 static bool nested_is_decoded(size_t depth)
 {
@@ -378,7 +535,7 @@ static void refused(const struct config *cfg, enum err_code code, const char *te
 {
     struct err err = ERR_INIT;
 
-    assert_null(behaviour_start(cfg, 8, &err));
+    assert_null(behaviour_start(cfg, 8, NULL, &err));
     assert_int_equal(err.code, code);
     assert_string_equal(err.text, text);
 }
@@ -412,7 +569,7 @@ static void bad_address_and_password_files_are_refused(void **state)
     cfg.redis_user = user;
     refused(&cfg, ERR_USAGE, "redis.user: needs redis.password_file");
     cfg.redis_password_file = missing;
-    assert_null(behaviour_start(&cfg, 8, &err));
+    assert_null(behaviour_start(&cfg, 8, NULL, &err));
     assert_memory_equal(err.text, "redis.password_file: ", 21);
     assert_non_null(strstr(err.text, "/nowhere/pw"));
     err_clear(&err);
@@ -861,11 +1018,183 @@ static void user_ids_are_arbitrary_bytes(void **state)
     a.job = (struct behaviour_job){
         .user_id = user, .deadline_ns = in_ms(5000), .arena = &a.arena, .done = done, .owner = &a};
     assert_true(behaviour_submit(b, &a.job));
+    behaviour_flush(b);
     wait_for(&a);
     assert_string_equal(joined(a.job.items, a.job.n_items, text), "mine");
     arena_clear(&a.arena);
     behaviour_free(b);
     redis_conn_free(c);
+}
+
+static void finish(struct asked *jobs, int n, enum behaviour_status status)
+{
+    for (int i = 0; i < n; i++) {
+        wait_for(&jobs[i]);
+        assert_int_equal(jobs[i].job.status, status);
+        arena_clear(&jobs[i].arena);
+    }
+}
+
+/* The pipelines so far. */
+static uint64_t pipelines(void)
+{
+    return metric_value(metric_histogram(
+        "recalld_redis_seconds", "Pipelines to Redis, until every command was answered or late.",
+        "", metric_stage_bounds, METRIC_STAGE_BOUNDS_N));
+}
+
+/* The first lives while the others are submitted; all wait for the only connection. */
+static void one_pipeline_asks_for_all_that_wait(void **state)
+{
+    struct fake_redis *f = *state;
+    struct config cfg = config_for(f->path);
+    char key[] = "{user_id}", users[40][8];
+    struct asked busy, jobs[40];
+    struct behaviour *b;
+    uint64_t before;
+
+    cfg.behaviour_key = key;
+    cfg.redis_connections = 1;
+    b = started(&cfg);
+    wait_for_metric("recalld_redis_connections_up 1");
+    before = pipelines();
+    assert_true(submit(b, &busy, "late:60:busy", 5000));
+    while (f->commands == 0)
+        sleep_ms(1);
+    for (int i = 0; i < 40; i++) {
+        snprintf(users[i], sizeof users[i], "u%d", i);
+        assert_true(submit(b, &jobs[i], users[i], 5000));
+    }
+    finish(&busy, 1, BEHAVIOUR_READ);
+    finish(jobs, 40, BEHAVIOUR_READ);
+    behaviour_stop(b);
+    assert_int_equal(pipelines() - before, 2);
+    behaviour_free(b);
+}
+
+static void reply_in_pieces_is_read_whole(void **state)
+{
+    struct fake_redis *f = *state;
+    struct config cfg = config_for(f->path);
+    char key[] = "{user_id}", users[20][16], text[4096];
+    struct asked jobs[20];
+    struct behaviour *b;
+
+    cfg.behaviour_key = key;
+    b = started(&cfg);
+    for (int i = 0; i < 20; i++) {
+        snprintf(users[i], sizeof users[i], "split-%d", i);
+        assert_true(submit(b, &jobs[i], users[i], 5000));
+    }
+    for (int i = 0; i < 20; i++) {
+        wait_for(&jobs[i]);
+        assert_int_equal(jobs[i].job.status, BEHAVIOUR_READ);
+        assert_string_equal(joined(jobs[i].job.items, jobs[i].job.n_items, text), users[i]);
+        arena_clear(&jobs[i].arena);
+    }
+    behaviour_free(b);
+}
+
+/* Nobody may forget them, or hand one back twice. */
+static void stopping_while_pipelines_are_on_their_way_hands_all_back(void **state)
+{
+    struct config cfg = config_for(real.path);
+    struct asked jobs[50];
+
+    (void)state;
+    cfg.redis_connections = 4;
+    for (int round = 0; round < 50; round++) {
+        struct behaviour *b = started(&cfg);
+
+        if (round % 4 > 0)
+            wait_for_state(b, "up", 5000);
+        for (int i = 0; i < 50; i++)
+            assert_true((i % 8 > 0 ? submit_unflushed : submit)(b, &jobs[i], "u", 5000));
+        behaviour_stop(b);
+        for (int i = 0; i < 50; i++) {
+            assert_int_equal(jobs[i].calls, 1);
+            assert_true(jobs[i].job.status == BEHAVIOUR_READ ||
+                        jobs[i].job.status == BEHAVIOUR_BREAKER);
+            arena_clear(&jobs[i].arena);
+        }
+        behaviour_free(b);
+    }
+}
+
+/* ---- with a poller --------------------------------------------------------------- */
+
+/* How often threads of that name gave up their core by themselves. */
+static long switches(const char *name)
+{
+    DIR *tasks = opendir("/proc/self/task");
+    char path[64], line[256];
+    long sum = 0, n;
+
+    for (struct dirent *task; (task = readdir(tasks)) != NULL;) {
+        bool mine = false;
+        FILE *f;
+
+        snprintf(path, sizeof path, "/proc/self/task/%.16s/status", task->d_name);
+        f = fopen(path, "r");
+        if (f == NULL)
+            continue;
+        while (fgets(line, sizeof line, f) != NULL) {
+            if (strncmp(line, "Name:\t", 6) == 0)
+                mine = strncmp(line + 6, name, strlen(name)) == 0;
+            if (mine && sscanf(line, "voluntary_ctxt_switches: %ld", &n) == 1)
+                sum += n;
+        }
+        fclose(f);
+    }
+    closedir(tasks);
+    return sum;
+}
+
+static void threads_of_the_stage_sleep_while_all_goes_well(void **state)
+{
+    enum { N = 2000 };
+    struct config cfg = config_for(real.path);
+    struct behaviour *b = started(&cfg);
+    struct asked a;
+    int by_stage = 0;
+    long before;
+
+    (void)state;
+    wait_for_metric("recalld_redis_connections_up 2");
+    expect(b, "u", BEHAVIOUR_READ, "");
+    before = switches("behaviour") + switches("timekeeper");
+    for (int i = 0; i < N; i++) {
+        assert_true(submit(b, &a, "u", 1000));
+        wait_for(&a);
+        assert_int_equal(a.job.status, BEHAVIOUR_READ);
+        by_stage += a.by_stage;
+        arena_clear(&a.arena);
+    }
+    assert_true(by_stage < N / 10);
+    assert_true(switches("behaviour") + switches("timekeeper") - before < N / 10);
+    behaviour_free(b);
+}
+
+/* What is submitted waits for the flush, and goes in one pipeline. */
+static void flush_sends_one_pipeline(void **state)
+{
+    struct config cfg = config_for(real.path);
+    struct behaviour *b = started(&cfg);
+    struct asked jobs[40];
+    uint64_t before;
+
+    (void)state;
+    wait_for_metric("recalld_redis_connections_up 2");
+    sleep_ms(20); /* both are lent */
+    before = pipelines();
+    for (int i = 0; i < 40; i++)
+        assert_true(submit_unflushed(b, &jobs[i], "u", 5000));
+    behaviour_flush(b);
+    finish(jobs, 40, BEHAVIOUR_READ);
+    behaviour_stop(b);
+    assert_int_equal(pipelines() - before, 1);
+    behaviour_flush(b);
+    behaviour_free(b);
 }
 
 /* ---- when Redis fails ------------------------------------------------------------ */
@@ -879,15 +1208,6 @@ static void keep_busy(struct behaviour *b, struct fake_redis *f, struct asked *j
         assert_true(submit(b, &jobs[i], "late:60:busy", 2000));
         while (f->commands == before)
             sleep_ms(1);
-    }
-}
-
-static void finish(struct asked *jobs, int n, enum behaviour_status status)
-{
-    for (int i = 0; i < n; i++) {
-        wait_for(&jobs[i]);
-        assert_int_equal(jobs[i].job.status, status);
-        arena_clear(&jobs[i].arena);
     }
 }
 
@@ -1103,7 +1423,7 @@ static void full_stage_takes_no_more_and_stopping_hands_all_back(void **state)
 
     cfg.behaviour_key = key;
     cfg.redis_connections = 1;
-    b = behaviour_start(&cfg, 3, &err);
+    b = behaviour_start(&cfg, 3, poller, &err);
     assert_true(submit(b, &hung, "hang", 400));
     while (f->commands == 0)
         sleep_ms(1);
@@ -1201,6 +1521,58 @@ static void breaker_opens_and_heals_within_a_second_of_a_restart(void **state)
         expect(b, "u", BEHAVIOUR_READ, "");
         behaviour_free(b);
     }
+}
+
+static void stopped_redis_costs_jobs_no_more_than_their_time(void **state)
+{
+    struct config cfg = config_for(real.path);
+    struct asked jobs[20];
+    struct behaviour *b;
+
+    (void)state;
+    cfg.redis_timeout_ms = 200;
+    b = started(&cfg);
+    wait_for_metric("recalld_redis_connections_up 2");
+    expect(b, "u", BEHAVIOUR_READ, "");
+    kill(real.pid, SIGSTOP);
+    for (int i = 0; i < 20; i++)
+        assert_true(submit(b, &jobs[i], "u", 60));
+    for (int i = 0; i < 20; i++) {
+        wait_for(&jobs[i]);
+        assert_int_equal(jobs[i].job.status, BEHAVIOUR_TIMEOUT);
+        assert_in_range(took_ms(&jobs[i]), 59, 1000);
+        arena_clear(&jobs[i].arena);
+    }
+    kill(real.pid, SIGCONT);
+    wait_for_status(b, "u", BEHAVIOUR_READ, 1000);
+    behaviour_free(b);
+}
+
+static void connection_lost_within_a_reply_is_an_error_of_those_on_it(void **state)
+{
+    struct fake_redis *f = *state;
+    struct config cfg = config_for(f->path);
+    char key[] = "{user_id}";
+    struct behaviour *b;
+    struct asked a;
+
+    cfg.behaviour_key = key;
+    b = started(&cfg);
+    wait_for_metric("recalld_redis_connections_up 2");
+    for (int i = 0; i < 10; i++) {
+        expect(b, "close", BEHAVIOUR_ERROR, "");
+        expect(b, "u", BEHAVIOUR_READ, "u");
+        expect(b, "raw:what?\r\n", BEHAVIOUR_ERROR, "");
+        expect(b, "u", BEHAVIOUR_READ, "u");
+        assert_true(submit(b, &a, "half:*1\r\n$9\r\nab", 30));
+        wait_for(&a);
+        assert_int_equal(a.job.status, BEHAVIOUR_TIMEOUT);
+        arena_clear(&a.arena);
+        expect(b, "u", BEHAVIOUR_READ, "u");
+        expect(b, "raw:*1\r\n$1\r\nx\r\n+stray\r\n", BEHAVIOUR_READ, "x");
+        expect(b, "u", BEHAVIOUR_READ, "u");
+    }
+    behaviour_free(b);
 }
 
 static void stopped_redis_opens_the_breaker_and_going_on_closes_it(void **state)
@@ -1331,8 +1703,9 @@ static void outcomes_are_counted(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
+    const struct CMUnitTest without[] = {
         cmocka_unit_test(elements_of_every_form_are_decoded_or_malformed),
+        cmocka_unit_test(plain_json_is_judged_as_any_other),
         cmocka_unit_test(deep_json_is_malformed_not_fatal),
         cmocka_unit_test(elements_over_64_kib_are_malformed),
         cmocka_unit_test(unknown_element_forms_are_refused),
@@ -1347,6 +1720,8 @@ int main(void)
         cmocka_unit_test(refusal_while_writing_names_the_user),
         cmocka_unit_test(long_histories_and_many_users_are_written_whole),
         cmocka_unit_test(reading_one_reports_what_went_wrong),
+    };
+    const struct CMUnitTest stage[] = {
         cmocka_unit_test(stage_without_redis_hands_every_job_back_empty),
         cmocka_unit_test(first_job_is_answered_though_nothing_is_connected_yet),
         cmocka_unit_test(malformed_elements_are_left_out_and_counted),
@@ -1354,6 +1729,9 @@ int main(void)
         cmocka_unit_test(unknown_user_is_read_and_wrong_type_is_an_error_of_one),
         cmocka_unit_test(many_threads_get_their_own_answers),
         cmocka_unit_test(user_ids_are_arbitrary_bytes),
+        cmocka_unit_test(stopping_while_pipelines_are_on_their_way_hands_all_back),
+        WITH_FAKE(one_pipeline_asks_for_all_that_wait),
+        WITH_FAKE(reply_in_pieces_is_read_whole),
         WITH_FAKE(hung_key_hurts_nobody_else),
         WITH_FAKE(many_jobs_of_a_hung_key_hold_one_connection),
         WITH_FAKE(hung_key_alone_opens_no_breaker_and_is_read_once_it_answers),
@@ -1363,6 +1741,8 @@ int main(void)
         WITH_FAKE(full_stage_takes_no_more_and_stopping_hands_all_back),
         WITH_FAKE(errors_of_the_server_open_the_breaker),
         WITH_REAL(breaker_opens_and_heals_within_a_second_of_a_restart),
+        WITH_REAL(stopped_redis_costs_jobs_no_more_than_their_time),
+        WITH_FAKE(connection_lost_within_a_reply_is_an_error_of_those_on_it),
         WITH_REAL(stopped_redis_opens_the_breaker_and_going_on_closes_it),
         WITH_REAL(restart_while_idle_costs_no_job),
         WITH_REAL(idle_stage_notices_that_redis_is_gone_and_back),
@@ -1371,5 +1751,14 @@ int main(void)
         WITH_FAKE(outcomes_are_counted),
     };
 
-    return cmocka_run_group_tests_name("behaviour", tests, start_real, stop_real);
+    const struct CMUnitTest polled[] = {
+        cmocka_unit_test(threads_of_the_stage_sleep_while_all_goes_well),
+        cmocka_unit_test(flush_sends_one_pipeline),
+    };
+
+    return cmocka_run_group_tests_name("behaviour", without, start_real, stop_real) +
+           cmocka_run_group_tests_name("the stage by its threads", stage, start_real, stop_real) +
+           cmocka_run_group_tests_name("lent connections", polled, start_polled, stop_polled) +
+           cmocka_run_group_tests_name("the stage through a poller", stage, start_polled,
+                                       stop_polled);
 }

@@ -138,6 +138,27 @@ static void a_json_string_escapes_what_json_says(void **state)
     assert_json("\"\"", 2, "\"\\\"\\\"\"");
 }
 
+/* One byte of each kind at each place of words of every length. */
+static void a_string_is_plain_when_json_adds_nothing_but_quotes(void **state)
+{
+    char s[20];
+
+    (void)state;
+    assert_true(json_plain(NULL, 0));
+    for (size_t len = 1; len <= sizeof s; len++)
+        for (size_t at = 0; at < len; at++)
+            for (int c = 0; c < 128; c++) {
+                struct buf b = BUF_INIT;
+
+                memset(s, 'x', sizeof s);
+                s[at] = (char)c;
+                buf_json(&b, s, len);
+                if (json_plain(s, len) != (b.len == len + 2 && memcmp(b.p + 1, s, len) == 0))
+                    fail_msg("%d at %zu of %zu", c, at, len);
+                buf_clear(&b);
+            }
+}
+
 /* ---- UTF-8 --------------------------------------------------------------------- */
 
 #define VALID(text) assert_true(utf8_valid(text, sizeof text - 1))
@@ -220,6 +241,7 @@ int main(void)
         cmocka_unit_test(a_buffer_grows_with_what_is_put_in),
         cmocka_unit_test(printed_text_of_every_length_arrives_whole),
         cmocka_unit_test(a_json_string_escapes_what_json_says),
+        cmocka_unit_test(a_string_is_plain_when_json_adds_nothing_but_quotes),
         cmocka_unit_test(well_formed_utf8_is_accepted),
         cmocka_unit_test(malformed_utf8_is_refused),
         cmocka_unit_test(utf8_agrees_with_an_encoder_on_all_short_sequences),

@@ -36,7 +36,7 @@ static void the_defaults_are_as_documented(void **state)
     assert_non_null(c);
     assert_string_equal(c->http_listen, "127.0.0.1:8080");
     assert_string_equal(c->http_port_file, "");
-    assert_int_equal(c->http_threads, 2);
+    assert_int_equal(c->http_loops, 0);
     assert_int_equal(c->http_max_body, 1048576);
     assert_int_equal(c->http_connections, 4096);
     assert_int_equal(c->http_drain_ms, 0);
@@ -76,7 +76,7 @@ static void a_file_sets_values_of_every_type(void **state)
                              "\n"
                              "  [http]  \r\n"
                              "listen = [::1]:0\n"
-                             "\tthreads=\t64 \r\n"
+                             "\tloops=\t64 \r\n"
                              "max_body = 2m\n"
                              "[recall]\n"
                              "merge = quota\n"
@@ -96,7 +96,7 @@ static void a_file_sets_values_of_every_type(void **state)
 
     (void)state;
     assert_string_equal(c->http_listen, "[::1]:0");
-    assert_int_equal(c->http_threads, 64);
+    assert_int_equal(c->http_loops, 64);
     assert_int_equal(c->http_max_body, 2097152);
     assert_int_equal(c->recall.merge, MERGE_QUOTA);
     assert_true(c->recall.effort == 2.5);
@@ -114,17 +114,17 @@ static void a_file_sets_values_of_every_type(void **state)
 static void the_environment_beats_the_file_and_arguments_beat_both(void **state)
 {
     char *env[] = {"HOME=/nowhere",
-                   "RECALLD_HTTP_THREADS=3",
+                   "RECALLD_HTTP_LOOPS=3",
                    "RECALLD_HTTP_PORT_FILE=p=1",
                    "RECALLD_RECALL_N=7",
                    "RECALLD_BIN=x",
                    "RECALLDX=1",
                    NULL};
-    const char *args[] = {"--http.threads=4", "--http.threads=5", "--recall.lambda=0"};
-    struct config *c = parse("[http]\nthreads = 2\nidle_s = 9\n", env, args, 3);
+    const char *args[] = {"--http.loops=4", "--http.loops=5", "--recall.lambda=0"};
+    struct config *c = parse("[http]\nloops = 2\nidle_s = 9\n", env, args, 3);
 
     (void)state;
-    assert_int_equal(c->http_threads, 5);
+    assert_int_equal(c->http_loops, 5);
     assert_string_equal(c->http_port_file, "p=1");
     assert_int_equal(c->recall.n, 7);
     assert_true(c->recall.lambda == 0);
@@ -135,10 +135,10 @@ static void the_environment_beats_the_file_and_arguments_beat_both(void **state)
 static void values_out_of_bounds_are_refused_with_file_and_line(void **state)
 {
     (void)state;
-    assert_refused("[http]\n\nthreads = 900\n", ERR_USAGE,
-                   "t.ini:3: http.threads = 900: must be from 1 to 64");
-    assert_refused("[http]\nthreads =\n", ERR_USAGE,
-                   "t.ini:2: http.threads = : must be a whole number from 1 to 64");
+    assert_refused("[http]\n\nloops = 900\n", ERR_USAGE,
+                   "t.ini:3: http.loops = 900: must be from 0 to 64");
+    assert_refused("[http]\nloops =\n", ERR_USAGE,
+                   "t.ini:2: http.loops = : must be a whole number from 0 to 64");
     assert_refused("[http]\nmax_body = 65M\n", ERR_USAGE,
                    "t.ini:2: http.max_body = 65M: must be from 1024 to 67108864");
     assert_refused("[http]\nmax_body = M\n", ERR_USAGE,
@@ -160,8 +160,8 @@ static void values_out_of_bounds_are_refused_with_file_and_line(void **state)
 static void unknown_names_are_refused_and_the_likely_one_is_suggested(void **state)
 {
     (void)state;
-    assert_refused("[http]\nthread = 3\n", ERR_USAGE,
-                   "t.ini:2: unknown key http.thread; did you mean http.threads?");
+    assert_refused("[http]\nloop = 3\n", ERR_USAGE,
+                   "t.ini:2: unknown key http.loop; did you mean http.loops?");
     assert_refused("[redis]\ndrain_ms = 3\n", ERR_USAGE,
                    "t.ini:2: unknown key redis.drain_ms; did you mean http.drain_ms?");
     assert_refused("[recall]\nmin_per_interests = 3\n", ERR_USAGE,
@@ -182,8 +182,8 @@ static void lines_that_are_no_ini_are_refused(void **state)
     struct err err = ERR_INIT;
 
     (void)state;
-    assert_refused("threads = 3\n", ERR_FORMAT, "t.ini:1: a key before the first [section]");
-    assert_refused("[http]\nthreads 3\n", ERR_FORMAT, "t.ini:2: neither [section] nor key = value");
+    assert_refused("loops = 3\n", ERR_FORMAT, "t.ini:1: a key before the first [section]");
+    assert_refused("[http]\nloops 3\n", ERR_FORMAT, "t.ini:2: neither [section] nor key = value");
     assert_refused("[http\n", ERR_FORMAT, "t.ini:1: a section's name ends with ]");
     assert_refused("[", ERR_FORMAT, "t.ini:1: a section's name ends with ]");
     assert_null(config_parse("t.ini", "[http]\nport_file = a\0b\n", 22, NULL, NULL, 0, &err));
@@ -193,8 +193,8 @@ static void lines_that_are_no_ini_are_refused(void **state)
 static void a_key_given_twice_is_refused(void **state)
 {
     (void)state;
-    assert_refused("[http]\nthreads = 3\n[log]\n[http]\nthreads = 3\n", ERR_USAGE,
-                   "t.ini:5: http.threads is given twice, first in line 2");
+    assert_refused("[http]\nloops = 3\n[log]\n[http]\nloops = 3\n", ERR_USAGE,
+                   "t.ini:5: http.loops is given twice, first in line 2");
     assert_refused("[recall]\nn = 3\nn = 4\n", ERR_USAGE,
                    "t.ini:3: recall.n is given twice, first in line 2");
 }
@@ -271,12 +271,11 @@ static void assert_variable_refused(char *variable, const char *message)
 static void wrong_variables_are_refused_by_name(void **state)
 {
     (void)state;
-    assert_variable_refused("RECALLD_HTTP_THREADS=0",
-                            "RECALLD_HTTP_THREADS = 0: must be from 1 to 64");
+    assert_variable_refused("RECALLD_HTTP_LOOPS=-1",
+                            "RECALLD_HTTP_LOOPS = -1: must be from 0 to 64");
     assert_variable_refused("RECALLD_RECALL_FALLBACK=x",
                             "RECALLD_RECALL_FALLBACK = x: must be one of popular, none");
-    assert_variable_refused("RECALLD_HTTP_THREAD=1",
-                            "RECALLD_HTTP_THREAD: no key has this variable");
+    assert_variable_refused("RECALLD_HTTP_LOOP=1", "RECALLD_HTTP_LOOP: no key has this variable");
     assert_variable_refused("RECALLD_=1", "RECALLD_: no key has this variable");
 }
 
@@ -292,12 +291,12 @@ static void assert_argument_refused(const char *arg, const char *message)
 static void wrong_arguments_are_refused_as_they_were_written(void **state)
 {
     (void)state;
-    assert_argument_refused("--http.threads=x",
-                            "--http.threads=x: must be a whole number from 1 to 64");
-    assert_argument_refused("--http.thread=1",
-                            "--http.thread=1: unknown key http.thread; did you mean http.threads?");
-    assert_argument_refused("--http.threads", "--http.threads: not --section.key=value");
-    assert_argument_refused("http.threads=3", "http.threads=3: not --section.key=value");
+    assert_argument_refused("--http.loops=x",
+                            "--http.loops=x: must be a whole number from 0 to 64");
+    assert_argument_refused("--http.loop=1",
+                            "--http.loop=1: unknown key http.loop; did you mean http.loops?");
+    assert_argument_refused("--http.loops", "--http.loops: not --section.key=value");
+    assert_argument_refused("http.loops=3", "http.loops=3: not --section.key=value");
     assert_argument_refused("-=", "-=: not --section.key=value");
     assert_argument_refused("--=", "--=: unknown key ");
 }
@@ -374,7 +373,7 @@ static void the_printed_file_explains_each_key(void **state)
     config_print(&printed);
     text = buf_cstr(&printed);
     assert_non_null(strstr(text, "\n[http]\n\n# host:port to listen on"));
-    assert_non_null(strstr(text, "\n# (from 1 to 64; a change needs a restart)\nthreads = 2\n"));
+    assert_non_null(strstr(text, "\n# (from 0 to 64; a change needs a restart)\nloops = 0\n"));
     assert_non_null(
         strstr(text, "\n# (max, quota, diverse; SIGHUP takes a change)\nmerge = max\n"));
     assert_non_null(strstr(text, "\n# (SIGHUP takes a change)\ntoken_file =\n"));

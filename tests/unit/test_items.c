@@ -38,6 +38,23 @@ static void assert_id(const struct items *it, uint32_t row, const char *id)
     assert_memory_equal(p, id, len);
 }
 
+static void assert_plain(const char *text, bool plain)
+{
+    struct items *it = load(text, 9);
+
+    assert_int_equal(items_plain(it), plain);
+    items_free(it);
+}
+
+static void ids_are_plain_unless_one_needs_escaping_in_json(void **state)
+{
+    (void)state;
+    assert_plain("row\tid\n1\tapple\n2\tb'c\n3\t\xe2\x82\xac/\n", true);
+    assert_plain("row\tid\n1\tapple\n2\ta\"b\n3\tpear\n", false);
+    assert_plain("row\tid\n1\tapple\n2\tpear\n3\tback\\slash\n", false);
+    assert_plain("row\tid\tsize\n1\tapple\t7\"\n", true); /* the attribute is no id */
+}
+
 /* ---- what a file says -------------------------------------------------------------- */
 
 static void ids_and_rows_find_each_other(void **state)
@@ -256,6 +273,37 @@ static void lack_of_memory_anywhere_is_an_error(void **state)
 
 #define MANY 200000
 
+/* Many at once give what one by one gives: known ones, some twice, unknown ones, an empty one. */
+static void assert_many_agree(const struct items *it)
+{
+    static char text[1000][16];
+    static struct str ids[1000], back[1000];
+    static uint32_t rows[1000], known[1000];
+    size_t n_known = 0;
+
+    for (uint32_t i = 0; i < 1000; i++) {
+        snprintf(text[i], sizeof text[i], "B%08u", i * 37 % 911 * 2654435761u % 100000000u);
+        text[i][i % 10 == 3 ? 5 : 9] = '\0'; /* the start of one is none */
+        ids[i] = (struct str){text[i], i == 77 ? 0 : strlen(text[i])};
+    }
+    for (size_t n = 0; n <= 1000; n = n < 70 ? n + 1 : n + 310) {
+        memset(rows, 0, sizeof rows);
+        items_rows(it, ids, n, rows);
+        for (size_t i = 0; i < n; i++)
+            assert_int_equal(rows[i], items_row(it, ids[i].p, ids[i].len));
+    }
+    for (size_t i = 0; i < 1000; i++)
+        if (rows[i] != ITEMS_NONE)
+            known[n_known++] = rows[i];
+    assert_int_equal(n_known, 899);
+    for (size_t n = 1; n <= n_known; n += n < 70 ? 1 : 207) {
+        memset(back, 0, sizeof back);
+        items_ids(it, known, sizeof *known, n, back);
+        for (size_t i = 0; i < n; i++)
+            assert_int_equal(items_row(it, back[i].p, back[i].len), known[i]);
+    }
+}
+
 static void many_items_are_all_found_in_little_memory(void **state)
 {
     struct buf b = BUF_INIT;
@@ -275,6 +323,7 @@ static void many_items_are_all_found_in_little_memory(void **state)
         assert_id(it, i + 1, id);
     }
     assert_int_equal(row_of(it, "B"), ITEMS_NONE);
+    assert_many_agree(it);
     /* id text 9 bytes, its start 4, table 6; the column 4 + 4, postings 4 */
     assert_true(items_memory(it) < MANY * 32);
     assert_true(items_memory(it) > MANY * 30);
@@ -286,6 +335,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ids_and_rows_find_each_other),
+        cmocka_unit_test(ids_are_plain_unless_one_needs_escaping_in_json),
         cmocka_unit_test(carriage_returns_and_a_missing_last_newline_are_accepted),
         cmocka_unit_test(attributes_are_found_both_ways),
         cmocka_unit_test(a_wrong_file_is_refused_with_line_and_reason),

@@ -4,6 +4,7 @@
 #include <float.h>
 #include <math.h>
 #include <setjmp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -134,6 +135,96 @@ static void floats_around_powers_read_back_to_the_same_bits(void **state)
     buf_clear(&b);
 }
 
+static double power10(int e)
+{
+    char text[16];
+
+    snprintf(text, sizeof text, "1e%d", e);
+    return strtod(text, NULL);
+}
+
+/* What buf_f32 is to write, by the definition and one step after the other: nine digits of the
+ * product in double, without trailing zeros, the point moved up to e = -5 and 8. */
+static void plain_f32(char out[64], float v)
+{
+    char digits[32];
+    double d = fabs((double)v);
+    int e = -46;
+    size_t n;
+
+    while (d >= power10(e + 1))
+        e++;
+    snprintf(digits, sizeof digits, "%.0f", rint(d * power10(8 - e)));
+    if (strlen(digits) > 9)
+        e++;
+    for (n = 9; n > 1 && digits[n - 1] == '0'; n--)
+        ;
+    out += sprintf(out, "%s", v < 0 ? "-" : "");
+    if (e < -5 || e >= 9)
+        sprintf(out, "%c%s%.*se%s%02d", digits[0], n > 1 ? "." : "", (int)n - 1, digits + 1,
+                e < 0 ? "-" : "", abs(e));
+    else if (e < 0)
+        sprintf(out, "0.%.*s%.*s", -e - 1, "0000", (int)n, digits);
+    else
+        sprintf(out, "%.*s%s%s", e + 1, digits, (int)n > e + 1 ? "." : "",
+                (int)n > e + 1 ? (digits[n] = '\0', digits + e + 1) : "");
+}
+
+static void the_text_of_a_float_is_what_the_definition_says(void **state)
+{
+    struct buf b = BUF_INIT;
+    uint64_t x = 88172645463325252u; /* xorshift64 */
+    char wanted[64];
+
+    (void)state;
+    for (int i = 0; i < 100000; i++) {
+        uint32_t bits;
+        float v;
+
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        bits = (uint32_t)(x >> 20);
+        if (i % 2 == 0) /* of the size that scores have, some with few digits */
+            bits = (bits & 0x83ffffff) | 0x3c000000;
+        if (i % 10 == 0)
+            bits &= 0xffff0000;
+        memcpy(&v, &bits, sizeof v);
+        if (!isfinite(v) || v == 0)
+            continue;
+        b.len = 0;
+        buf_f32(&b, v);
+        plain_f32(wanted, v);
+        assert_string_equal(buf_cstr(&b), wanted);
+    }
+    buf_clear(&b);
+}
+
+/* Whoever writes to a place of their own gives it the room, and no more is touched. */
+static void a_number_stays_within_its_room(void **state)
+{
+    static const float floats[] = {-1.17549435e-38f, -0.0000199999995f, -12345678.9f, -123456789.0f,
+                                   -99999999.0f,     -1.40129846e-45f,  -1,           0.1f};
+    static const uint64_t whole[] = {0, 9, 10, 99, 100, UINT64_MAX};
+    char room[TEXT_F32_ROOM + TEXT_U64_ROOM], *end;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(floats); i++) {
+        memset(room, '#', sizeof room);
+        end = text_f32(room, floats[i]);
+        assert_true(end > room && end <= room + TEXT_F32_ROOM && end[-1] != '#');
+        for (size_t at = TEXT_F32_ROOM; at < sizeof room; at++)
+            assert_int_equal(room[at], '#');
+    }
+    for (size_t i = 0; i < ARRAY_LEN(whole); i++) {
+        memset(room, '#', sizeof room);
+        end = text_u64(room, whole[i]);
+        assert_true(end > room && end <= room + TEXT_U64_ROOM && end[-1] != '#');
+        for (size_t at = TEXT_U64_ROOM; at < sizeof room; at++)
+            assert_int_equal(room[at], '#');
+    }
+}
+
 static void doubles_are_written_as_short_as_they_read_back(void **state)
 {
     static const struct {
@@ -160,10 +251,15 @@ static void unsigned_integers_are_written_in_full(void **state)
     (void)state;
     buf_u64(&b, 0);
     buf_putc(&b, ' ');
+    for (uint64_t v = 9; v < 200; v += 90) {
+        buf_u64(&b, v);
+        buf_u64(&b, v + 1);
+        buf_putc(&b, ' ');
+    }
     buf_u64(&b, 1234567890);
     buf_putc(&b, ' ');
     buf_u64(&b, UINT64_MAX);
-    assert_string_equal(buf_cstr(&b), "0 1234567890 18446744073709551615");
+    assert_string_equal(buf_cstr(&b), "0 910 99100 189190 1234567890 18446744073709551615");
     buf_clear(&b);
 }
 
@@ -245,6 +341,8 @@ int main(void)
         cmocka_unit_test(floats_are_written_short_and_as_json),
         cmocka_unit_test(every_float_reads_back_to_the_same_bits),
         cmocka_unit_test(floats_around_powers_read_back_to_the_same_bits),
+        cmocka_unit_test(the_text_of_a_float_is_what_the_definition_says),
+        cmocka_unit_test(a_number_stays_within_its_room),
         cmocka_unit_test(doubles_are_written_as_short_as_they_read_back),
         cmocka_unit_test(unsigned_integers_are_written_in_full),
         cmocka_unit_test(integers_from_outside_must_be_whole_and_fit),

@@ -24,50 +24,48 @@ static void items_come_out_oldest_first_round_after_round(void **state)
 {
     struct queue *q = queue_new(5);
     uintptr_t in = 1, out = 1;
-    void *taken[8];
 
     (void)state;
     for (int round = 0; round < 50; round++) {
-        for (int i = 0; i < 1 + round % 5; i++)
+        while (in < out + 5)
             assert_true(queue_try_push(q, numbered(in++)));
-        while (out < in) {
-            size_t n = queue_pop(q, taken, 2);
-
-            assert_in_range(n, 1, 2);
-            for (size_t i = 0; i < n; i++)
-                assert_ptr_equal(taken[i], numbered(out++));
-        }
+        for (int i = 0; i < 2 + round % 3; i++)
+            assert_ptr_equal(queue_pop(q), numbered(out++));
     }
-    assert_int_equal(in, out);
     queue_free(q);
 }
 
 static void a_full_queue_takes_nothing_more(void **state)
 {
     struct queue *q = queue_new(2);
-    void *taken[1];
 
     (void)state;
     assert_true(queue_try_push(q, numbered(1)));
     assert_true(queue_try_push(q, numbered(2)));
     assert_false(queue_try_push(q, numbered(3)));
-    assert_int_equal(queue_pop(q, taken, 1), 1);
-    assert_ptr_equal(taken[0], numbered(1));
+    assert_ptr_equal(queue_pop(q), numbered(1));
     assert_true(queue_try_push(q, numbered(4)));
     queue_free(q);
 }
 
-static void the_only_taker_gets_everything_up_to_max(void **state)
+static void idle_takers_share_what_waits(void **state)
 {
     struct queue *q = queue_new(20);
     void *taken[20];
+    size_t left;
 
     (void)state;
-    for (uintptr_t i = 1; i <= 12; i++)
+    for (uintptr_t i = 1; i <= 13; i++)
         assert_true(queue_try_push(q, numbered(i)));
-    assert_int_equal(queue_pop(q, taken, 8), 8);
-    assert_int_equal(queue_pop(q, taken, 8), 4);
-    assert_ptr_equal(taken[0], numbered(9));
+    assert_int_equal(queue_count(q), 13);
+    assert_int_equal(queue_take(q, taken, 8, 4, &left), 4); /* a quarter, rounded up */
+    assert_int_equal(left, 9);
+    assert_int_equal(queue_take(q, taken, 3, 1, &left), 3); /* no more than max */
+    assert_ptr_equal(taken[0], numbered(5));
+    assert_int_equal(queue_take(q, taken, 8, 1, &left), 6); /* the only one takes all */
+    assert_ptr_equal(taken[5], numbered(13));
+    assert_int_equal(left, 0);
+    assert_int_equal(queue_take(q, taken, 8, 2, &left), 0);
     queue_free(q);
 }
 
@@ -75,16 +73,18 @@ static void a_closed_queue_gives_what_it_holds_and_then_nothing(void **state)
 {
     struct queue *q = queue_new(4);
     void *taken[4];
+    size_t left;
 
     (void)state;
-    assert_true(queue_try_push(q, numbered(1)));
-    assert_true(queue_try_push(q, numbered(2)));
+    for (uintptr_t i = 1; i <= 3; i++)
+        assert_true(queue_try_push(q, numbered(i)));
     queue_close(q);
-    assert_false(queue_try_push(q, numbered(3)));
-    assert_int_equal(queue_pop(q, taken, 1), 1);
-    assert_int_equal(queue_pop(q, taken, 4), 1);
+    assert_false(queue_try_push(q, numbered(4)));
+    assert_ptr_equal(queue_pop(q), numbered(1));
+    assert_int_equal(queue_take(q, taken, 1, 1, &left), 1);
     assert_ptr_equal(taken[0], numbered(2));
-    assert_int_equal(queue_pop(q, taken, 4), 0);
+    assert_ptr_equal(queue_pop(q), numbered(3));
+    assert_null(queue_pop(q));
     queue_free(q);
     queue_free(NULL);
 }
@@ -94,94 +94,44 @@ static void a_closed_queue_gives_what_it_holds_and_then_nothing(void **state)
 struct taker {
     struct queue *q;
     pthread_t thread;
-    _Atomic pid_t tid;
-    size_t max;
-    size_t first; /* what the first pop gave */
+    size_t batch; /* 0 = one at a time, waiting; otherwise up to so many, as they are there */
+    atomic_bool *over;
     size_t count;
     uintptr_t sum;
 };
 
+static void take(struct taker *t, void **taken, size_t n)
+{
+    t->count += n;
+    for (size_t i = 0; i < n; i++)
+        t->sum += (uintptr_t)taken[i];
+}
+
 static void *take_until_closed(void *arg)
 {
     struct taker *t = arg;
-    void *taken[16];
+    void *one;
 
-    for (;;) {
-        size_t n = queue_pop(t->q, taken, t->max);
-
-        if (n == 0)
-            return NULL;
-        if (t->count == 0)
-            t->first = n;
-        t->count += n;
-        for (size_t i = 0; i < n; i++)
-            t->sum += (uintptr_t)taken[i];
-    }
-}
-
-static void *take_once(void *arg)
-{
-    struct taker *t = arg;
-    void *taken[16];
-
-    atomic_store(&t->tid, gettid());
-    t->first = queue_pop(t->q, taken, t->max);
+    while ((one = queue_pop(t->q)) != NULL)
+        take(t, &one, 1);
     return NULL;
 }
 
-/* Until the thread that runs take_once sleeps, which it does nowhere but in queue_pop. */
-static void wait_until_asleep(struct taker *t)
+static void *take_batches(void *arg)
 {
-    char path[64], state = 'R';
+    struct taker *t = arg;
+    void *taken[16];
+    size_t left;
 
-    while (state != 'S') {
-        FILE *f;
-
-        nap(100000);
-        snprintf(path, sizeof path, "/proc/self/task/%d/stat", atomic_load(&t->tid));
-        f = fopen(path, "r");
-        if (f != NULL) {
-            if (fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
-                state = '?';
-            fclose(f);
-        }
-    }
-}
-
-/* With both asleep, the first to wake may take half of what is there, and so leaves something for
- * the other, however late that one comes. */
-static void idle_takers_share_what_waits(void **state)
-{
-    (void)state;
-    for (int round = 0; round < 50; round++) {
-        struct queue *q = queue_new(8);
-        struct taker takers[2] = {{.q = q, .max = 16}, {.q = q, .max = 16}};
-        size_t a, b, n, left = 0;
-        void *rest[8];
-
-        for (int i = 0; i < 2; i++)
-            pthread_create(&takers[i].thread, NULL, take_once, &takers[i]);
-        for (int i = 0; i < 2; i++)
-            wait_until_asleep(&takers[i]);
-        for (uintptr_t i = 1; i <= 8; i++)
-            assert_true(queue_try_push(q, numbered(i)));
-        for (int i = 0; i < 2; i++)
-            pthread_join(takers[i].thread, NULL);
-        a = takers[0].first;
-        b = takers[1].first;
-        assert_in_range(a < b ? a : b, 1, 4);
-        queue_close(q);
-        while ((n = queue_pop(q, rest, 8)) > 0)
-            left += n;
-        assert_int_equal(a + b + left, 8);
-        queue_free(q);
-    }
+    while (!atomic_load(t->over) || queue_count(t->q) > 0)
+        take(t, taken, queue_take(t->q, taken, t->batch, 2, &left));
+    return NULL;
 }
 
 static void a_sleeping_taker_wakes_for_work_and_for_the_end(void **state)
 {
     struct queue *q = queue_new(8);
-    struct taker takers[3] = {{.q = q, .max = 8}, {.q = q, .max = 8}, {.q = q, .max = 8}};
+    struct taker takers[3] = {{.q = q}, {.q = q}, {.q = q}};
     size_t count = 0;
 
     (void)state;
@@ -225,13 +175,15 @@ static void nothing_is_lost_or_doubled_among_many_threads(void **state)
     struct queue *q = queue_new(64);
     struct pusher pushers[PUSHERS];
     struct taker takers[TAKERS];
+    atomic_bool over = false;
     size_t count = 0;
     uintptr_t sum = 0, n = PUSHERS * PER_PUSHER;
 
     (void)state;
     for (size_t i = 0; i < TAKERS; i++) {
-        takers[i] = (struct taker){.q = q, .max = 1 + i * 5};
-        pthread_create(&takers[i].thread, NULL, take_until_closed, &takers[i]);
+        takers[i] = (struct taker){.q = q, .batch = i * 5, .over = &over};
+        pthread_create(&takers[i].thread, NULL, i == 0 ? take_until_closed : take_batches,
+                       &takers[i]);
     }
     for (size_t i = 0; i < PUSHERS; i++) {
         pushers[i] = (struct pusher){.q = q, .first = 1 + i * PER_PUSHER};
@@ -239,6 +191,7 @@ static void nothing_is_lost_or_doubled_among_many_threads(void **state)
     }
     for (size_t i = 0; i < PUSHERS; i++)
         pthread_join(pushers[i].thread, NULL);
+    atomic_store(&over, true);
     queue_close(q);
     for (size_t i = 0; i < TAKERS; i++) {
         pthread_join(takers[i].thread, NULL);
@@ -255,9 +208,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(items_come_out_oldest_first_round_after_round),
         cmocka_unit_test(a_full_queue_takes_nothing_more),
-        cmocka_unit_test(the_only_taker_gets_everything_up_to_max),
-        cmocka_unit_test(a_closed_queue_gives_what_it_holds_and_then_nothing),
         cmocka_unit_test(idle_takers_share_what_waits),
+        cmocka_unit_test(a_closed_queue_gives_what_it_holds_and_then_nothing),
         cmocka_unit_test(a_sleeping_taker_wakes_for_work_and_for_the_end),
         cmocka_unit_test(nothing_is_lost_or_doubled_among_many_threads),
     };

@@ -145,7 +145,7 @@ static int group_setup(void **state)
     dirs[1] = in(f, "lists");
     if (registry_configure(f->registry, dirs, 2, "small@1", &err) == -1)
         fail_msg("%s", err.text);
-    f->behaviour = behaviour_start(f->config, 16, &err);
+    f->behaviour = behaviour_start(f->config, 16, NULL, &err);
     assert_non_null(f->behaviour);
     shared = f;
     *state = f;
@@ -305,6 +305,54 @@ static void few_candidates_are_asked_for_again_until_n_are_there(void **state)
     json_decref(full);
 }
 
+/* The same model, its items renamed: quotes and a backslash in every id. */
+static void write_quoted(const struct fixture *f)
+{
+    struct buf items = BUF_INIT, popular = BUF_INIT;
+
+    write_inputs(f);
+    buf_puts(&items, "row\tid\n");
+    for (int row = 1; row < ROWS; row++)
+        buf_printf(&items, "%d\t\"item\\%d\"\n", row, row);
+    buf_puts(&popular, "\"item\\8\"\n");
+    write_text(in(f, "items.tsv"), &items);
+    write_text(in(f, "popular.txt"), &popular);
+    buf_clear(&items);
+    buf_clear(&popular);
+}
+
+static void ids_that_json_escapes_come_back_as_they_are(void **state)
+{
+    struct fixture quoted = {.config = shared->config, .registry = registry_new("", 0)};
+    struct err err = ERR_INIT;
+    char command[128];
+    const char *dir;
+    json_t *a;
+
+    (void)state;
+    snprintf(quoted.dir, sizeof quoted.dir, "/tmp/test_recall.XXXXXX");
+    assert_non_null(mkdtemp(quoted.dir));
+    write_quoted(&quoted);
+    build_bundle(&quoted, "quoted", NULL);
+    dir = in(&quoted, "quoted");
+    assert_int_equal(registry_configure(quoted.registry, &dir, 1, "", &err), 0);
+    a = answer_with(&quoted, "{\"history\":[\"\\\"item\\\\5\\\"\"],\"n\":100,\"explain\":true}",
+                    200);
+    assert_int_equal(number(a, "history"), 1);
+    assert_int_equal(json_array_size(items_of(a)), 100);
+    for (size_t i = 0; i < 100; i++) {
+        assert_int_equal(strncmp(item_id(a, i), "\"item\\", 6), 0);
+        assert_int_equal(item_id(a, i)[strlen(item_id(a, i)) - 1], '"');
+    }
+    json_decref(a);
+    a = answer_with(&quoted, "{\"history\":[\"unknown\"],\"n\":1}", 200);
+    assert_string_equal(item_id(a, 0), "\"item\\8\"");
+    json_decref(a);
+    registry_free(quoted.registry);
+    snprintf(command, sizeof command, "rm -rf %s", quoted.dir);
+    assert_int_equal(system(command), 0);
+}
+
 static struct recall_call *parsed(struct fixture *f, const char *body)
 {
     struct recall_call *c = xcalloc(1, sizeof *c);
@@ -319,7 +367,6 @@ static struct recall_call *parsed(struct fixture *f, const char *body)
 
 static void drop_call(struct recall_call *c)
 {
-    json_decref(c->json);
     ref_release(&c->policy->ref);
     arena_clear(&c->arena);
     buf_clear(&c->body);
@@ -850,18 +897,28 @@ static void client_free(struct client *client)
     free(client);
 }
 
+static struct poller *poller; /* of the service that runs */
+
 static struct recall *start(struct fixture *f, int workers, int queue, int batch)
 {
     struct err err = ERR_INIT;
     struct recall *r;
 
+    poller = poller_new(&err);
+    assert_non_null(poller);
     f->config->workers_count = workers;
     f->config->workers_queue = queue;
     f->config->workers_batch = batch;
     r = recall_start(f->config, recall_policy_new(f->config), f->registry, NULL, NULL, f->behaviour,
-                     &err);
+                     poller, &err);
     assert_non_null(r);
     return r;
+}
+
+static void stop(struct recall *r)
+{
+    recall_stop(r);
+    poller_free(poller);
 }
 
 /* The part of an answer that must not depend on anything but the request. */
@@ -913,7 +970,7 @@ static void neither_batch_nor_load_changes_a_bit(void **state)
                 buf_clear(&now);
             }
             client_free(client);
-            recall_stop(r);
+            stop(r);
         }
     for (size_t i = 0; i < ARRAY_LEN(bodies); i++)
         buf_clear(&first[i]);
@@ -942,7 +999,7 @@ static void a_full_queue_refuses_at_once_and_loses_nothing(void **state)
     for (int i = 0; i < admitted; i++)
         assert_int_equal(recall_call_status(client->calls[i]), 200);
     client_free(client);
-    recall_stop(r);
+    stop(r);
 }
 
 /* Holds the worker that has answered the first call until the lock is free. */
@@ -1024,7 +1081,7 @@ static void who_would_wait_too_long_is_refused_at_once(void **state)
                      RECALL_ADMITTED);
     wait_for(client, 20 + 1 + 500 + 2);
     client_free(client);
-    recall_stop(r);
+    stop(r);
 }
 
 /* With the default deadline short instead, the same is certain before the body is read. */
@@ -1051,7 +1108,7 @@ static void a_certain_refusal_does_not_read_the_body(void **state)
     pthread_mutex_unlock(&hold.lock);
     wait_for(client, 20 + 1 + 500 + 1);
     client_free(client);
-    recall_stop(r);
+    stop(r);
 }
 
 static void a_full_queue_reads_no_body_at_all(void **state)
@@ -1065,7 +1122,7 @@ static void a_full_queue_reads_no_body_at_all(void **state)
     pthread_mutex_unlock(&hold.lock);
     wait_for(client, 20 + 1 + 500);
     client_free(client);
-    recall_stop(r);
+    stop(r);
 }
 
 static void set_redis(struct fixture *f, const char *address)
@@ -1088,7 +1145,7 @@ static void those_who_wait_for_redis_are_ahead_of_whoever_asks_too(void **state)
 
     real_start(&redis);
     set_redis(f, redis.path);
-    asking = behaviour_start(f->config, 2048, &err);
+    asking = behaviour_start(f->config, 2048, NULL, &err);
     assert_non_null(asking);
     r = start(f, 1, 4096, 1);
     recall_set_behaviour(r, asking);
@@ -1107,7 +1164,7 @@ static void those_who_wait_for_redis_are_ahead_of_whoever_asks_too(void **state)
     kill(redis.pid, SIGCONT);
     wait_for(client, 21 + 1000 + 1);
     client_free(client);
-    recall_stop(r);
+    stop(r);
     behaviour_free(asking);
     real_stop(&redis);
     set_redis(f, "");
@@ -1124,7 +1181,7 @@ static void a_draining_service_takes_nothing_and_finishes_what_it_has(void **sta
     assert_int_equal(send_one(r, client, "{\"history\":[\"item5\"]}"), RECALL_DRAINING);
     wait_for(client, 300);
     client_free(client);
-    recall_stop(r);
+    stop(r);
 }
 
 static void ignore(struct recall_call *c)
@@ -1162,7 +1219,7 @@ static void a_body_over_the_limit_is_not_taken(void **state)
     assert_int_equal(recall_call_body(c, "6789", 4, 8), -1);
     assert_int_equal(recall_call_body(c, "678", 3, 8), 0);
     recall_call_put(c);
-    recall_stop(r);
+    stop(r);
 }
 
 int main(void)
@@ -1172,6 +1229,7 @@ int main(void)
         cmocka_unit_test(history_counts_what_the_model_used),
         cmocka_unit_test(the_whole_catalogue_comes_once_each_when_asked_for),
         cmocka_unit_test(exclude_takes_out_and_refills),
+        cmocka_unit_test(ids_that_json_escapes_come_back_as_they_are),
         cmocka_unit_test(few_candidates_are_asked_for_again_until_n_are_there),
         cmocka_unit_test(load_lowers_the_search_effort_step_by_step_and_says_so),
         cmocka_unit_test(an_index_without_effort_gives_the_full_answer_until_interests_are_cut),

@@ -2,6 +2,8 @@
  * fake one that hangs, lies and hangs up. */
 #include "redis_fixture.h"
 
+#include <poll.h>
+
 /* ---- helpers --------------------------------------------------------------------- */
 
 #define BATCH_MAX 64
@@ -627,6 +629,156 @@ static void half_a_reply_is_late_not_wrong(void **state)
     redis_conn_free(c);
 }
 
+/* ---- in steps -------------------------------------------------------------------- */
+
+static void wait_readable(const struct redis_conn *c)
+{
+    struct pollfd p = {redis_conn_fd(c), POLLIN, 0};
+
+    assert_int_equal(poll(&p, 1, 10000), 1);
+}
+
+static void steps_hand_out_what_has_come(void **state)
+{
+    struct fake_redis *f = *state;
+    struct redis_conn *c = conn_to(f->path, NULL);
+    enum redis_step step = REDIS_MORE;
+    struct batch b = {.n = 0};
+
+    ask(c, "x", "GET", "x", NULL);
+    add(&b, 5000, "GET", "one", NULL);
+    add(&b, 5000, "GET", "split-two", NULL);
+    add(&b, 5000, "GET", "late:50:three", NULL);
+    assert_int_equal(redis_begin(c, b.cmds, b.n, collect), REDIS_MORE);
+    while (step == REDIS_MORE) {
+        wait_readable(c);
+        step = redis_continue(c);
+    }
+    assert_int_equal(step, REDIS_DONE);
+    expect(&b, 0, REDIS_REPLIED, "one");
+    expect(&b, 1, REDIS_REPLIED, "split-two");
+    expect(&b, 2, REDIS_REPLIED, "late:50:three");
+    ask(c, "after", "GET", "after", NULL);
+    redis_conn_free(c);
+}
+
+/* With a part of a reply read, and the rest to come or not. */
+static void finishing_waits_for_the_rest(void **state)
+{
+    struct fake_redis *f = *state;
+    struct redis_conn *c = conn_to(f->path, NULL);
+
+    for (int hangs = 0; hangs < 2; hangs++) {
+        struct batch b = {.n = 0};
+
+        ask(c, "x", "GET", "x", NULL);
+        add(&b, 5000, "GET", "one", NULL);
+        add(&b, hangs ? 100 : 5000, "GET", hangs ? "half:*1\r\n$5\r\nab" : "late:100:two", NULL);
+        b.start_ns = clock_ns();
+        assert_int_equal(redis_begin(c, b.cmds, b.n, collect), REDIS_MORE);
+        while (b.got[0].calls == 0) {
+            wait_readable(c);
+            assert_int_equal(redis_continue(c), REDIS_MORE);
+        }
+        expect(&b, 0, REDIS_REPLIED, "one");
+        assert_int_equal(b.got[1].calls, 0);
+        assert_true(redis_late_ns(c) <= b.cmds[1].deadline_ns);
+        redis_finish(c);
+        assert_int_equal(b.got[0].calls, 1);
+        assert_int_equal(b.got[1].calls, 1);
+        expect(&b, 1, hangs ? REDIS_TIMED_OUT : REDIS_REPLIED, hangs ? "" : "late:100:two");
+        assert_int_equal(redis_conn_is_up(c), !hangs);
+    }
+    redis_conn_free(c);
+}
+
+static void trouble_is_what_finishing_deals_with(void **state)
+{
+    static const struct {
+        const char *key, *error;
+    } rows[] = {
+        {"raw:what?\r\n", "not a reply: Protocol error, got \"w\" as reply type byte"},
+        {"raw:*1\r\n$1\r\nx\r\n+stray\r\n", NULL},
+        {"close", NULL},
+    };
+    struct fake_redis *f = *state;
+    struct breaker *breaker = breaker_new(1);
+    struct redis_conn *c = conn_to(f->path, breaker);
+
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        bool answered = strstr(rows[i].key, "stray") != NULL;
+        struct batch b = {.n = 0};
+
+        ask(c, "x", "GET", "x", NULL);
+        add(&b, 5000, "GET", rows[i].key, NULL);
+        assert_int_equal(redis_begin(c, b.cmds, b.n, collect), REDIS_MORE);
+        wait_readable(c);
+        assert_int_equal(redis_continue(c), REDIS_TROUBLE);
+        redis_finish(c);
+        assert_int_equal(b.got[0].calls, 1);
+        assert_int_equal(b.got[0].outcome, answered ? REDIS_REPLIED : REDIS_FAILED);
+        if (rows[i].error != NULL)
+            assert_string_equal(b.got[0].text, rows[i].error);
+        assert_false(redis_conn_is_up(c));
+        assert_int_equal(breaker_allows(breaker), answered);
+    }
+    redis_conn_free(c);
+    breaker_free(breaker);
+}
+
+static void connection_that_died_while_idle_is_replaced_in_steps_too(void **state)
+{
+    struct fake_redis *f = *state;
+    struct redis_conn *c = conn_to(f->path, NULL);
+
+    for (unsigned ms = 0; ms <= 20; ms += 20) { /* not looked at before it is used, and looked at */
+        struct batch b = {.n = 0};
+        enum redis_step step;
+
+        ask(c, "x", "GET", "x", NULL);
+        shutdown(f->fds[f->connections - 1], SHUT_RDWR);
+        sleep_ms(ms);
+        add(&b, 5000, "GET", "one", NULL);
+        step = redis_begin(c, b.cmds, b.n, collect);
+        if (step == REDIS_MORE) {
+            wait_readable(c);
+            step = redis_continue(c);
+        }
+        assert_int_equal(step, REDIS_TROUBLE);
+        redis_finish(c);
+        assert_int_equal(b.got[0].calls, 1);
+        expect(&b, 0, REDIS_REPLIED, "one");
+        assert_true(redis_conn_look(c));
+    }
+    shutdown(f->fds[f->connections - 1], SHUT_RDWR);
+    wait_readable(c);
+    assert_false(redis_conn_look(c));
+    assert_int_equal(redis_conn_fd(c), -1);
+    redis_conn_free(c);
+}
+
+static void pipeline_that_the_socket_does_not_take_at_once_is_finished(void **state)
+{
+    char *big = xmalloc(8 << 20);
+    struct redis_conn *c = conn_to(real.path, NULL);
+    struct batch b = {.n = 0};
+
+    (void)state;
+    memset(big, 'b', 8 << 20);
+    big[(8 << 20) - 1] = '\0';
+    ask(c, "PONG", "PING", NULL, NULL);
+    add(&b, 20000, "SET", "big", big, NULL);
+    add(&b, 20000, "STRLEN", "big", NULL);
+    add(&b, 20000, "DEL", "big", NULL);
+    assert_int_equal(redis_begin(c, b.cmds, b.n, collect), REDIS_TROUBLE);
+    redis_finish(c);
+    expect(&b, 0, REDIS_REPLIED, "OK");
+    expect(&b, 1, REDIS_REPLIED, "8388607");
+    expect(&b, 2, REDIS_REPLIED, "1");
+    redis_conn_free(c);
+    free(big);
+}
+
 /* ---- overdue replies ------------------------------------------------------------- */
 
 /* What `overdue` answers, and what it was asked about. */
@@ -1145,6 +1297,11 @@ int main(void)
         WITH_FAKE(late_reply_never_reaches_another_command),
         WITH_FAKE(bytes_nobody_asked_for_reach_nobody),
         WITH_FAKE(half_a_reply_is_late_not_wrong),
+        WITH_FAKE(steps_hand_out_what_has_come),
+        WITH_FAKE(finishing_waits_for_the_rest),
+        WITH_FAKE(trouble_is_what_finishing_deals_with),
+        WITH_FAKE(connection_that_died_while_idle_is_replaced_in_steps_too),
+        cmocka_unit_test(pipeline_that_the_socket_does_not_take_at_once_is_finished),
         WITH_FAKE(those_behind_an_overdue_reply_are_given_back),
         WITH_FAKE(overdue_reply_that_comes_is_handed_out),
         WITH_FAKE(overdue_reply_can_be_given_up_at_once),

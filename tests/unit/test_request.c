@@ -20,7 +20,6 @@ static struct recall_call *parse(const char *body, int *result, struct err *err)
 
 static void drop(struct recall_call *c)
 {
-    json_decref(c->json);
     arena_clear(&c->arena);
     buf_clear(&c->body);
     free(c);
