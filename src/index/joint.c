@@ -41,13 +41,11 @@ static void keep_best(float *restrict score, int32_t *restrict from, const float
     }
 }
 
-/* Scores BLOCK rows at most; their best go to `at` and following. */
+/* Scores BLOCK rows at most; there must be room for as many. */
 static void score_block(const struct index_query *q, const float *const *rows, size_t n, size_t dim,
-                        struct best *out, size_t at)
+                        float *score, int32_t *from)
 {
     float scores[INDEX_INTERESTS_MAX * BLOCK]; /* (interests, BLOCK) */
-    float *score = out->score + at;
-    int32_t *from = out->from + at;
 
     vec_dot_table(scores, BLOCK, q->interests, (size_t)q->n_interests, rows, n, dim);
     for (int32_t k = 0; n < BLOCK && k < q->n_interests; k++)
@@ -77,7 +75,7 @@ void joint_score(const struct index *ix, const struct index_query *q, uint64_t *
             prefetch_row(&ix->v, ix->all.first_row + nth_row);
             rows[i] = first + nth_row * ix->v.dim;
         }
-        score_block(q, rows, m, ix->v.dim, &best, 0);
+        score_block(q, rows, m, ix->v.dim, best.score, best.from);
         for (size_t i = 0; i < m; i++)
             keys[from + i] = key_of(&best, i, joint_nth_row(keys[from + i]));
     }
@@ -99,7 +97,7 @@ static void score_chunk(const struct index *ix, const struct index_query *q, con
             if (list != NULL)
                 prefetch_row(&ix->v, (uint32_t)row);
         }
-        score_block(q, rows, m, ix->v.dim, out, at);
+        score_block(q, rows, m, ix->v.dim, out->score + at, out->from + at);
     }
 }
 

@@ -374,6 +374,8 @@ static uint32_t joint_plain(const unsigned char *tile, const struct screen_joint
     float best[TILE_ROWS];
     uint32_t mask = 0;
 
+    for (size_t r = 0; r < TILE_ROWS; r++)
+        best[r] = -INFINITY;
     for (size_t i = 0; i < j->n_groups * TILE_INTERESTS; i++) {
         const struct screen_group *g = &j->groups[i / TILE_INTERESTS];
         int32_t sums[TILE_ROWS];
@@ -382,7 +384,7 @@ static uint32_t joint_plain(const unsigned char *tile, const struct screen_joint
         for (size_t r = 0; r < TILE_ROWS; r++) {
             float score = (float)sums[r] * g->scale[i % TILE_INTERESTS];
 
-            best[r] = i > 0 && best[r] > score ? best[r] : score;
+            best[r] = best[r] > score ? best[r] : score;
         }
     }
     for (size_t r = 0; r < TILE_ROWS; r++) {
