@@ -92,7 +92,7 @@ bench_tools := $(filter-out $(benches),$(basename $(notdir $(wildcard tests/benc
 
 # What runs under ThreadSanitizer: the unit tests of what threads share, and the daemon on
 # exact search. Faiss is left out: its OpenMP threads meet in ways the sanitizer cannot see.
-shared := queue snapshot metrics recall behaviour redis registry journal experiment
+shared := queue poller snapshot metrics recall behaviour redis registry journal experiment
 TSAN_TESTS ?= $(filter $(shared:%=test_%),$(tests))
 TSAN_PYTEST ?= $(wildcard $(patsubst %,tests/integration/test_%.py,http admin lifecycle experiments journal))
 

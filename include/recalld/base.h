@@ -1,5 +1,6 @@
 /* base.h - what every module stands on: errors, log lines, memory, bytes, files,
- * clocks, hashes, the bounded queue between threads and the counted snapshot.
+ * clocks, hashes, the bounded queue between threads, the poller they wait in and the counted
+ * snapshot.
  *
  * Nothing here knows what recalld is for. Everything may be called from any thread
  * unless a line says otherwise. */
@@ -102,7 +103,7 @@ struct arena {
 void *arena_alloc(struct arena *a, size_t size);
 char *arena_strndup(struct arena *a, const char *s, size_t n);
 void arena_reset(struct arena *a);
-void arena_trim(struct arena *a, size_t keep); /* of a reset arena: gives memory over `keep` back */
+void arena_trim(struct arena *a, size_t keep); /* before a reset: gives all back when over `keep` */
 void arena_clear(struct arena *a);
 
 /* Borrowed bytes, not NUL-terminated. */
@@ -306,6 +307,8 @@ void poll_source_remove(struct poll_source *s);
 /* Waits up to `timeout_ms` (-1 = no limit) and runs what is ready. Returns early when woken. From
  * the first call on the thread is one of those that wait: it ends after poller_close. */
 void poller_wait(struct poller *p, int timeout_ms);
+/* Leaves what this thread has kicked to another. */
+void poller_pass_on(struct poller *p);
 bool poller_run_due(struct poller *p);       /* what this thread has kicked; false = nothing */
 bool poller_is_mine(const struct poller *p); /* this thread is one of those that wait */
 void poller_wake(struct poller *p);  /* a thread that waits returns, now or as soon as one does */

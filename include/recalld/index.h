@@ -84,6 +84,8 @@ struct index *index_open(const struct index_spec *spec, const struct vectors *v,
     WARN_UNUSED;
 void index_free(struct index *ix);
 bool index_effort_applies(const struct index *ix); /* false: exact and fast-scan */
+/* True: interests taken together share one search, and half of them take hardly less time. */
+bool index_shares_search(const struct index *ix);
 size_t index_memory(const struct index *ix);
 
 /* ---- searching ---- */

@@ -108,7 +108,11 @@ void arena_reset(struct arena *a)
 
 void arena_trim(struct arena *a, size_t keep)
 {
-    if (a->first != NULL && a->first->size > keep)
+    size_t total = 0;
+
+    for (struct arena_chunk *c = a->first; c != NULL; c = c->next)
+        total += c->size;
+    if (total > keep)
         arena_clear(a);
 }
 

@@ -13,6 +13,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+/* A source that is called faster than it runs does not keep a thread for ever, nor do events that
+ * come faster than they are served. */
+#define RUNS_MAX 4
 #define EVENTS_MAX 16
 
 struct poll_source {
@@ -73,11 +76,16 @@ void poll_source_run(struct poll_source *s)
 
     if (atomic_fetch_add(&s->calls, 1) > 0)
         return;
-    do {
+    for (int i = 0; i < RUNS_MAX; i++) {
         calls = atomic_load(&s->calls);
         if (!atomic_load(&s->removed))
             s->ready(s->arg);
-    } while (atomic_fetch_sub(&s->calls, calls) != calls);
+        if (atomic_fetch_sub(&s->calls, calls) == calls)
+            return;
+    }
+    atomic_store(&s->calls, 0); /* first: who takes the kick must find nobody inside */
+    atomic_store(&s->kicked, true);
+    poller_wake(s->poller);
 }
 
 void poll_source_kick(struct poll_source *s)
@@ -115,18 +123,28 @@ bool poller_run_due(struct poller *p)
     return any;
 }
 
+void poller_pass_on(struct poller *p)
+{
+    if (due)
+        poller_wake(p);
+    due = false;
+}
+
+/* One event at a time: what this thread has in hand no other can serve. */
 void poller_wait(struct poller *p, int timeout_ms)
 {
-    struct epoll_event events[EVENTS_MAX];
-    int n;
+    struct epoll_event event;
 
     mine = p;
-    n = epoll_wait(p->epoll, events, EVENTS_MAX, poller_run_due(p) ? 0 : timeout_ms);
-    for (int i = 0; i < n; i++) {
-        if (events[i].data.ptr == &p->wake)
+    if (poller_run_due(p))
+        timeout_ms = 0;
+    for (int i = 0; i < EVENTS_MAX && epoll_wait(p->epoll, &event, 1, timeout_ms) == 1; i++) {
+        if (event.data.ptr == &p->wake)
             run_kicked(p);
-        else if (events[i].data.ptr != &p->closed)
-            poll_source_run(events[i].data.ptr);
+        if (event.data.ptr == &p->wake || event.data.ptr == &p->closed)
+            return;
+        poll_source_run(event.data.ptr);
+        timeout_ms = 0;
     }
 }
 

@@ -318,8 +318,9 @@ void behaviour_stop(struct behaviour *b)
         if (w->started)
             pthread_join(w->thread, NULL);
         w->started = false;
-        lend_clear(w);
     }
+    for (size_t i = 0; i < b->n_workers; i++)
+        lend_clear(&b->workers[i]);
     if (b->keeps_time)
         pthread_join(b->timekeeper, NULL);
     b->keeps_time = false;

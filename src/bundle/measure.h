@@ -18,7 +18,7 @@ struct queries {
         NULL, 0, 0, NULL, 0 \
     }
 
-/* From a history file: up to `max` interests of up to `max` users spread evenly over it. ERR_FORMAT
+/* From a history file: about `max` interests of up to `max` users spread evenly over it. ERR_FORMAT
  * when no line has a known item. */
 int queries_from_histories(struct queries *q, const struct model *m, const struct items *it,
                            const char *path, size_t max, struct err *err) WARN_UNUSED;

@@ -72,7 +72,7 @@ static const struct option options[] = {
     {"redis.db", OPT_INT, AT(redis_db), "0", 0, 1000000, LIVE,
      "database number", NULL, NULL},
     {"redis.connections", OPT_INT, AT(redis_connections), "2", 1, 64, LIVE,
-     "connections, each with its own thread", NULL, NULL},
+     "connections; each has a thread that connects and heals it", NULL, NULL},
     {"redis.connect_ms", OPT_INT, AT(redis_connect_ms), "200", 1, 10000, LIVE,
      "milliseconds to connect in", NULL, NULL},
     {"redis.timeout_ms", OPT_INT, AT(redis_timeout_ms), "15", 1, 10000, LIVE,

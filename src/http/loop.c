@@ -29,6 +29,7 @@ struct loop {
     struct http_server *server;
     struct MHD_Daemon *mhd;
     struct poll_source *source;
+    bool started; /* the connection that is being added is in connection.c's list */
     _Atomic(struct arrival *) arrivals; /* newest first */
     _Atomic(struct request *) answered; /* newest first */
 };
@@ -95,6 +96,7 @@ static void on_connection(void *arg, struct MHD_Connection *mhd, void **context,
     struct http_server *s = l->server;
 
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        l->started = true;
         *context = connection_open(
             s, l, MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd);
         return;
@@ -156,8 +158,11 @@ static void add_arrivals(struct loop *l)
 
     for (; a != NULL; a = next) {
         next = a->next;
-        if (MHD_add_connection(l->mhd, a->fd, (struct sockaddr *)&a->from, a->from_len) == MHD_NO)
-            atomic_fetch_sub(&l->server->open, 1); /* it has closed the socket and said why */
+        l->started = false;
+        /* When it fails it has closed the socket and said why; what had started it has ended. */
+        if (MHD_add_connection(l->mhd, a->fd, (struct sockaddr *)&a->from, a->from_len) == MHD_NO &&
+            !l->started)
+            atomic_fetch_sub(&l->server->open, 1);
         free(a);
     }
 }

@@ -28,13 +28,13 @@ struct index {
     struct shard_range *shards;
     size_t n_shards;
     struct shard_range all; /* the shards join without a gap */
-    bool effort_applies;
+    bool effort_applies, shares_search;
     size_t memory;
 };
 
 /* Room of one thread. Each purpose has its own block, which grows and never shrinks. */
 enum room {
-    ROOM_LANES,
+    ROOM_AIMS,
     ROOM_TOPS,
     ROOM_KEYS,
     ROOM_GROUPS,

@@ -85,6 +85,7 @@ static int exact_open(struct index *ix, const struct index_spec *spec, struct er
                        ix->v.dim);
     pack(e, ix);
     ix->memory = sizeof *e + bytes;
+    ix->shares_search = true;
     return 0;
 }
 
@@ -341,7 +342,7 @@ static void screen_joint(const struct batch *b, struct aim *a, size_t from, size
 {
     const struct screen_joint j = {&b->groups[a->group],
                                    (a->n_interests + TILE_INTERESTS - 1) / TILE_INTERESTS,
-                                   a->by_error, a->by_size};
+                                   a->n_interests, a->by_error, a->by_size};
     float low[TILE_ROWS] __attribute__((aligned(64)));
     float floor = compared(&a->top);
 
@@ -432,7 +433,8 @@ static void start_top(const struct batch *b, struct aim *a, size_t k, float floo
 {
     float widest = a->by_error * (float)b->e->error_max + a->by_size * (float)b->e->size_max;
 
-    top_init(&a->top, a->top.keys, k, 2.001f * widest); /* both bounds of two rows */
+    /* Both bounds of two rows, and what products that underflow lose. */
+    top_init(&a->top, a->top.keys, k, 2.001f * widest + 8 * FLT_MIN);
     if (k > 0)
         a->top.floor = floor;
 }
@@ -627,7 +629,7 @@ static bool make_batch(struct batch *b, struct index_scratch *s, const struct in
         groups += (size_t)q[i].n_interests / TILE_INTERESTS + 1;
         keys += (size_t)q[i].n_interests * aim_room(q[i].k);
     }
-    b->aims = scratch_room(s, ROOM_LANES, aims, sizeof *b->aims);
+    b->aims = scratch_room(s, ROOM_AIMS, aims, sizeof *b->aims);
     b->keys = scratch_room(s, ROOM_KEYS, keys, sizeof *b->keys);
     b->groups = scratch_room(s, ROOM_GROUPS, groups, sizeof *b->groups);
     b->words = scratch_room(s, ROOM_WORDS, groups * words, sizeof *b->words);

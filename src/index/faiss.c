@@ -129,6 +129,7 @@ static int faiss_open(struct index *ix, const struct index_spec *spec, struct er
         return err_set(err, ERR_USAGE, "unsupported index factory %s (%s)",
                        spec->factory != NULL ? spec->factory : "", index_factories);
     ix->effort_applies = factory_has_effort(&f->kind);
+    ix->shares_search = walks(&f->kind);
     f->bounded = walks(&f->kind) && harmless(ix->v.data + (size_t)ix->all.first_row * ix->v.dim,
                                              (size_t)ix->all.rows * ix->v.dim);
     if (ix->effort_applies && f->effort < 1)
@@ -214,8 +215,13 @@ static struct plan make_plan(const struct job *j, size_t grow)
     size_t rows = j->ix->shards[j->shard].rows;
     double share = (double)j->available / (double)rows;
     double ask = (double)j->q->k * code_factor(j->f->kind.code) / share * (double)grow;
-    double effort = (double)j->f->effort * j->q->effort / share * (double)grow;
+    double effort = (double)j->f->effort;
     struct plan p;
+
+    /* Chosen for joint answers; a list of its own is k long. */
+    if (walks(&j->f->kind) && !j->joint && effort < (double)j->q->k)
+        effort = (double)j->q->k;
+    effort *= j->q->effort / share * (double)grow;
 
     if (j->list != NULL)
         ask *= FILTER_MARGIN;

@@ -28,6 +28,12 @@
 #define UNIT 0x1p-24        /* the rounding error of float32 */
 #define ROUND_UP (1 + 1e-5) /* more than converting to float32 and four operations lose */
 
+/* A bound as float32, also where that is denormal. */
+static float above(double x)
+{
+    return x > 0 ? nextafterf((float)(x * ROUND_UP), INFINITY) : 0;
+}
+
 static size_t steps(size_t dim)
 {
     return (dim + STEP - 1) / STEP;
@@ -148,8 +154,8 @@ void tile_pack(unsigned char *tile, const float *rows, size_t n, size_t dim)
         struct packed p = pack(rows + r * dim, dim, &to);
 
         about->scale[r] = p.scale;
-        about->error[r] = (float)(p.error * ROUND_UP);
-        about->size[r] = (float)((p.norm + p.error) * ROUND_UP);
+        about->error[r] = above(p.error);
+        about->size[r] = above(p.norm + p.error);
     }
 }
 
@@ -191,8 +197,8 @@ void screen_pack(struct screen_group *g, size_t i, const float *interest, size_t
     put_starts(g, i, dim);
     g->offset[i] = -SHIFT * p.sum;
     g->scale[i] = p.scale;
-    g->by_error[i] = (float)(p.norm * ROUND_UP);
-    g->by_size[i] = (float)((p.error + lost * (p.norm + p.error)) * ROUND_UP);
+    g->by_error[i] = above(p.norm);
+    g->by_size[i] = above(p.error + lost * (p.norm + p.error));
 }
 
 /* ---- AVX2 ----------------------------------------------------------------------- */
@@ -207,15 +213,16 @@ struct sums {
     __m256i first[TILE_INTERESTS], second[TILE_INTERESTS];
 };
 
-/* A span of n steps, added to `sums` unless it is the first. */
+/* A span of n steps, added to `sums` unless it is the first; of the group's first `used` interests,
+ * a constant. */
 AVX2 void add_span(struct sums *sums, bool is_first, const __m256i *rows, const int32_t *word,
-                   size_t n)
+                   size_t n, int used)
 {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256i first[TILE_INTERESTS], second[TILE_INTERESTS];
 
 #pragma GCC unroll 4
-    for (int i = 0; i < TILE_INTERESTS; i++)
+    for (int i = 0; i < used; i++)
         first[i] = second[i] = _mm256_set1_epi32(word[i]);
     for (word += TILE_INTERESTS; n > 0; n--, rows += 4, word += 2 * TILE_INTERESTS) {
         __m256i a = _mm256_load_si256(rows), b = _mm256_load_si256(rows + 1);
@@ -224,7 +231,7 @@ AVX2 void add_span(struct sums *sums, bool is_first, const __m256i *rows, const 
         _mm_prefetch((const char *)rows + AHEAD_BYTES, _MM_HINT_T0);
         _mm_prefetch((const char *)rows + AHEAD_BYTES + 64, _MM_HINT_T0);
 #pragma GCC unroll 4
-        for (int i = 0; i < TILE_INTERESTS; i++) {
+        for (int i = 0; i < used; i++) {
             __m256i p = _mm256_set1_epi32(word[i]), q = _mm256_set1_epi32(word[i + TILE_INTERESTS]);
 
             first[i] = _mm256_add_epi16(first[i], _mm256_maddubs_epi16(a, p));
@@ -234,7 +241,7 @@ AVX2 void add_span(struct sums *sums, bool is_first, const __m256i *rows, const 
         }
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < TILE_INTERESTS; i++) {
+    for (int i = 0; i < used; i++) {
         first[i] = _mm256_madd_epi16(first[i], ones);
         second[i] = _mm256_madd_epi16(second[i], ones);
         sums->first[i] = is_first ? first[i] : _mm256_add_epi32(sums->first[i], first[i]);
@@ -242,17 +249,18 @@ AVX2 void add_span(struct sums *sums, bool is_first, const __m256i *rows, const 
     }
 }
 
-AVX2 void add_spans(struct sums *sums, const unsigned char *tile, const int32_t *word, size_t dim)
+AVX2 void add_spans(struct sums *sums, const unsigned char *tile, const int32_t *word, size_t dim,
+                    int used)
 {
     const __m256i *rows = (const __m256i *)tile;
     size_t left = steps(dim), n = left < SPAN_STEPS ? left : SPAN_STEPS;
 
-    add_span(sums, true, rows, word, n);
+    add_span(sums, true, rows, word, n, used);
     while ((left -= n) > 0) {
         rows += 4 * SPAN_STEPS;
         word += (2 * SPAN_STEPS + 1) * TILE_INTERESTS;
         n = left < SPAN_STEPS ? left : SPAN_STEPS;
-        add_span(sums, false, rows, word, n);
+        add_span(sums, false, rows, word, n, used);
     }
 }
 
@@ -284,7 +292,7 @@ __attribute__((target("avx2"))) static uint64_t each_avx2(const unsigned char *t
     struct sums sums;
     uint64_t mask = 0;
 
-    add_spans(&sums, tile, g->words, dim);
+    add_spans(&sums, tile, g->words, dim, TILE_INTERESTS);
 #pragma GCC unroll 4
     for (int i = 0; i < TILE_INTERESTS; i++) {
         float *of_i = low + i * TILE_ROWS;
@@ -299,24 +307,34 @@ __attribute__((target("avx2"))) static uint64_t each_avx2(const unsigned char *t
     return mask;
 }
 
+/* The best of the group's first `used` interests, half of the rows each. */
+AVX2 void keep_best(const unsigned char *tile, const struct screen_group *g, size_t dim, int used,
+                    __m256 *first, __m256 *second)
+{
+    struct sums sums;
+
+    add_spans(&sums, tile, g->words, dim, used);
+#pragma GCC unroll 4
+    for (int i = 0; i < used; i++) {
+        *first = _mm256_max_ps(*first, scaled(sums.first[i], g->scale[i]));
+        *second = _mm256_max_ps(*second, scaled(sums.second[i], g->scale[i]));
+    }
+}
+
+/* One or two interests in the last group take half the time. */
 __attribute__((target("avx2"))) static uint32_t joint_avx2(const unsigned char *tile,
                                                            const struct screen_joint *j, size_t dim,
                                                            float floor, float *low)
 {
     const struct tile_rows *about = tile_rows(tile, dim);
     __m256 first = _mm256_set1_ps(-INFINITY), second = first;
+    size_t whole = (j->n_interests + 1) / TILE_INTERESTS; /* three count as four */
     uint32_t mask;
 
-    for (const struct screen_group *g = j->groups; g < j->groups + j->n_groups; g++) {
-        struct sums sums;
-
-        add_spans(&sums, tile, g->words, dim);
-#pragma GCC unroll 4
-        for (int i = 0; i < TILE_INTERESTS; i++) {
-            first = _mm256_max_ps(first, scaled(sums.first[i], g->scale[i]));
-            second = _mm256_max_ps(second, scaled(sums.second[i], g->scale[i]));
-        }
-    }
+    for (size_t i = 0; i < whole; i++)
+        keep_best(tile, &j->groups[i], dim, TILE_INTERESTS, &first, &second);
+    if (whole < j->n_groups)
+        keep_best(tile, &j->groups[whole], dim, TILE_INTERESTS / 2, &first, &second);
     mask = put_bounds(first, about, 0, j->by_error, j->by_size, floor, low);
     return mask | put_bounds(second, about, HALF, j->by_error, j->by_size, floor, low) << HALF;
 }

@@ -65,6 +65,7 @@ typedef uint64_t screen_fn(const unsigned char *tile, const struct screen_group 
 struct screen_joint {
     const struct screen_group *groups;
     size_t n_groups;
+    size_t n_interests; /* the last group's places behind them repeat one of them */
     float by_error, by_size;
 };
 

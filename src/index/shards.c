@@ -79,6 +79,11 @@ bool index_effort_applies(const struct index *ix)
     return ix->effort_applies;
 }
 
+bool index_shares_search(const struct index *ix)
+{
+    return ix->shares_search;
+}
+
 size_t index_memory(const struct index *ix)
 {
     return ix->memory;

@@ -34,8 +34,8 @@ void call_reset(struct recall_call *c)
 
     if (c->policy != NULL)
         ref_release(&c->policy->ref);
-    arena_reset(&arena);
     arena_trim(&arena, IDLE_KEEP);
+    arena_reset(&arena);
     if (body.cap > IDLE_KEEP)
         buf_clear(&body);
     if (answer.cap > IDLE_KEEP)

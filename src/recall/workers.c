@@ -25,9 +25,11 @@
 /* Of a request's time the wait for Redis may take three quarters. */
 #define BEHAVIOUR_SHARE_NUM 3
 #define BEHAVIOUR_SHARE_DEN 4
-/* Half of a request's time may pass in the queue. An eighth is the most that a batch should take:
- * its first call waits for its last. The rest is for the batch before and for surprises. */
-#define WAIT_SHARE 2
+/* A third of a request's time may pass in the queue, counted by what calls cost: what workers read,
+ * refuse and send between two batches comes on top, and under a storm of requests is nearly as
+ * much. An eighth is the most that a batch should take: its first call waits for its last. The rest
+ * is for the batch before and for surprises. */
+#define WAIT_SHARE 3
 #define BATCH_SHARE 8
 #define REDIS_WEIGHT 16 /* a call moves the average wait for Redis by a sixteenth */
 
@@ -149,6 +151,14 @@ static void wake_idle(struct recall *r)
         poller_wake(r->poller);
 }
 
+/* A worker takes what it has put into the queue itself, and needs another only for more than that.
+ */
+static void wake_for_work(struct recall *r)
+{
+    if (!poller_is_mine(r->poller) || (queue_count(r->queue) > 1 && atomic_load(&r->idle) > 1))
+        wake_idle(r);
+}
+
 /* The queue holds as many as are admitted, so it is never full here; it is closed only when none is
  * left. The call may be answered before the push returns: `pushing` keeps the queue until then. */
 static void to_workers(struct recall_call *c)
@@ -164,8 +174,7 @@ static void to_workers(struct recall_call *c)
         call_refuse(c, 503, "the service is stopping");
         call_finish(c);
     }
-    if (!poller_is_mine(r->poller)) /* who is will take it next */
-        wake_idle(r);
+    wake_for_work(r);
     atomic_fetch_sub(&r->pushing, 1);
 }
 
@@ -383,7 +392,7 @@ static void run_batch(struct recall *r, struct pipeline *p, struct recorder *rec
                       struct recall_call **calls, size_t n)
 {
     const struct bundle_set *set = registry_acquire(r->registry);
-    uint64_t start = clock_ns(), since = calls[n - 1]->at[MOMENT_BEHAVIOUR];
+    uint64_t start = clock_ns(), end, since = calls[n - 1]->at[MOMENT_BEHAVIOUR];
     int level = effort_take(r->effort, start, start > since ? start - since : 0, n);
     size_t answered;
 
@@ -395,11 +404,12 @@ static void run_batch(struct recall *r, struct pipeline *p, struct recorder *rec
     if (recorder != NULL)
         hold(calls, n);
     answered = pipeline_run(p, set, calls, n, call_finish);
+    end = clock_ns();
     poller_run_due(r->poller); /* sends the answers */
     if (recorder != NULL)
         record(recorder, calls, n);
     bundle_set_release(set);
-    effort_done(r->effort, clock_ns(), start, level, answered);
+    effort_done(r->effort, end, start, level, answered);
 }
 
 /* Looks after the sockets, for as long as there is nothing to compute, then takes a batch: 0 when
@@ -415,6 +425,8 @@ static size_t next_batch(struct recall *r, void **batch)
     atomic_fetch_sub(&r->idle, 1);
     if (left > 0)
         wake_idle(r);
+    if (n > 0)
+        poller_pass_on(r->poller);
     return n;
 }
 

@@ -308,14 +308,19 @@ static void let_it_finish(struct behaviour *b)
 {
     uint64_t until = clock_ns() + FINISH_NS;
 
+    behaviour_flush(b);
     while (behaviour_depth(b) > 0 && clock_ns() < until)
         usleep(BREATH_US);
 }
+
+/* Stages whose threads have not ended: they still use the poller. */
+static atomic_int retiring;
 
 static void *retire(void *old)
 {
     let_it_finish(old);
     behaviour_free(old);
+    atomic_fetch_sub(&retiring, 1);
     return NULL;
 }
 
@@ -325,6 +330,7 @@ static void retire_behaviour(struct behaviour *old)
 {
     pthread_t thread;
 
+    atomic_fetch_add(&retiring, 1);
     if (pthread_create(&thread, NULL, retire, old) == 0)
         pthread_detach(thread);
     else
@@ -608,7 +614,8 @@ static void stop(struct app *a, int status)
     journal_close(a->journal); /* all of it is pushed */
     leave_job_behind(a, status);
     behaviour_free(a->behaviour);
-    poller_free(a->poller);
+    if (atomic_load(&retiring) == 0)
+        poller_free(a->poller);
     registry_free(a->registry);
     experiment_store_free(a->companion.experiments);
     config_free(a->config);

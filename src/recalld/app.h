@@ -1,19 +1,21 @@
 /* app.h - owns every module of the daemon: what starts after what, what stops before what, what
  * SIGHUP does.
  *
- * Start: configuration, log, registry (empty), behaviour, recall with its workers, http. From then
- * on /livez answers, and a thread loads the bundles; the main thread only waits for signals and for
- * that thread. Stop: http first, which returns when nothing is in flight; the behaviour threads,
- * which push into recall's queue; recall; then what those two stood on, behaviour and registry.
+ * Start: configuration, log, registry (empty), poller, behaviour, recall with its workers, http.
+ * From then on /livez answers, and a thread loads the bundles; the main thread only waits for
+ * signals and for that thread. Stop: http first, which returns when nothing is in flight; the
+ * behaviour threads, which push into recall's queue; recall; then what those stood on, behaviour,
+ * poller and registry.
  *
  * Locks, in the order in which they may be taken. No module calls up, so what follows a lock is of
  * a lower floor.
  * - http_server.lock: connections; the behaviour stage while /readyz asks for its state
- * - recall.behaviour_lock: read while a request is handed to the behaviour stage
+ * - recall.behaviour_lock: read while requests are handed to the behaviour stage, and while it is
+ *   told to ask, which sends and may hand requests back: to the queue and to a loop's list
  * - registry: loading, change, lock (bundle/registry.h)
  * - cells and queues: nothing is called inside
  *
- * libmicrohttpd's own locks come last: MHD_resume_connection is called with none of ours held. */
+ * libmicrohttpd's own locks come last: its functions are called with none of ours held. */
 #ifndef RECALLD_APP_H
 #define RECALLD_APP_H
 

@@ -5,9 +5,9 @@
  *
  * Prints the port it listens on, then answers every request, once its body is read, with the same
  * BYTES bytes. Nothing else: no route, no call back but the one a server cannot do without, one
- * response made at the start. The event threads are laid out like recalld's (src/http/server.c): a
- * daemon each, without a listening socket, and one thread that accepts and deals connections out in
- * turn. It does not suspend requests, so libmicrohttpd need not be ready for that. */
+ * response made at the start. Each of THREADS event threads is a daemon
+ * of its own, without a listening socket, and one thread that accepts and deals connections
+ * out in turn. It does not suspend requests, so libmicrohttpd need not be ready for that. */
 #include <microhttpd.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>

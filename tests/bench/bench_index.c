@@ -3,17 +3,18 @@
  *     bench_index BUNDLE HISTORIES MAX_ROWS CACHE_DIR
  *
  * Requests are real: the interests that the bundle's model makes of users drawn from HISTORIES
- * (lines `user item item ...`), K of them, 200 rows wanted for each. Rows are the bundle's own, as
+ * (lines `user item item ...`), four of them or so; wanted are the 200 best rows
+ * over all, as the daemon asks for them. Rows are the bundle's own, as
  * many as there are, then further ones drawn from them: a real one moved among its 16 nearest by a
  * random mixture of the differences to them, half as far to as far as the nearest is. So a large
  * catalogue has the directions, lengths and crowding of the real one. (catalogue.py does the same.)
  *
- * Graphs and lists get the least effort that finds 98 % of the exact answer; built once, they are
- * kept in CACHE_DIR. The graph is also searched by Faiss itself, at the effort of ours, its answers
- * scored again as ours are. A line for each engine: rows, name, microseconds of a single request,
- * of one in a batch of 8, recall, effort. Times are of this thread on the processor, the median of
- * rounds in which the engines take turns, so other programs disturb little; but caches are shared:
- * compare within one run. */
+ * Graphs and lists get the least effort that finds 98 % of the exact answers; built once, they are
+ * kept in CACHE_DIR. The graph is also searched by Faiss itself, an interest after the other, for
+ * as few rows of each as that takes, which are scored again as ours are. A line for each engine:
+ * rows, name, microseconds of a single request, of one in a batch of 8, recall, effort. Times are
+ * of this thread on the processor, the median of rounds in which the engines take turns, so other
+ * programs disturb little; but caches are shared: compare within one run. */
 #include "../../src/index/faiss_extra.h"
 #include "../../src/index/top.h"
 #include "recalld/blas.h"
@@ -39,7 +40,6 @@ void faiss_Index_free(struct FaissIndex_H *index); /* of the C API, whose header
 #define ROUNDS 5
 #define NEAR 16
 #define ENGINES 4
-#define ASK (K + 16) /* of Faiss, as index/ asks for */
 
 static uint64_t seed = 88172645463325252u;
 
@@ -180,7 +180,8 @@ static struct vectors enlarged(const struct real *r, size_t rows)
 struct requests {
     size_t interests;                   /* of a request */
     float *vectors;                     /* (REQUESTS, interests, dim) */
-    struct hit *best;                   /* (REQUESTS, interests, K) */
+    struct hit *best;                   /* (REQUESTS, K): the exact answers */
+    size_t *n_best;                     /* (REQUESTS) */
     struct index_query query[REQUESTS]; /* with room for answers */
 };
 
@@ -234,7 +235,8 @@ static struct requests *new_requests(const struct bundle *b, const char *histori
         die(err.text);
     r->interests = k;
     r->vectors = xcalloc(REQUESTS * k * dim, sizeof *r->vectors);
-    r->best = xcalloc(REQUESTS * k * K, sizeof *r->best);
+    r->best = xcalloc(REQUESTS * K, sizeof *r->best);
+    r->n_best = xcalloc(REQUESTS, sizeof *r->n_best);
     for (size_t i = 0; i < REQUESTS; i++) {
         size_t n = next_user(b, &file, &at, &rows);
         struct model_input in = {
@@ -245,6 +247,8 @@ static struct requests *new_requests(const struct bundle *b, const char *histori
                                            .n_interests = (int)k,
                                            .k = K,
                                            .hits = xcalloc(k * K, sizeof(struct hit)),
+                                           .together = true,
+                                           .from = xmalloc(K),
                                            .found = xcalloc(k, sizeof(size_t))};
     }
     free(rows);
@@ -258,9 +262,11 @@ static void free_requests(struct requests *r)
     for (size_t i = 0; i < REQUESTS; i++) {
         free(r->query[i].hits);
         free(r->query[i].found);
+        free(r->query[i].from);
     }
     free(r->vectors);
     free(r->best);
+    free(r->n_best);
     free(r);
 }
 
@@ -289,8 +295,7 @@ struct engine {
 /* What index/ does with one query, the walk done by Faiss. */
 static void faiss_search(const struct engine *e, struct index_query *q)
 {
-    size_t ask = e->effort > ASK ? (size_t)e->effort : ASK;
-    size_t n = (size_t)q->n_interests, dim = e->v->dim;
+    size_t ask = (size_t)e->effort, n = (size_t)q->n_interests, dim = e->v->dim;
     float *scores = xmalloc(n * ask * sizeof *scores);
     int64_t *rows = xmalloc(n * ask * sizeof *rows);
     uint64_t *keys = xmalloc(top_room(q->k) * sizeof *keys);
@@ -310,6 +315,7 @@ static void faiss_search(const struct engine *e, struct index_query *q)
                           (uint32_t)rows[j]);
         q->found[i] = top_finish(&t, q->hits + i * q->k);
     }
+    q->joined = false;
     free(scores);
     free(rows);
     free(keys);
@@ -343,35 +349,65 @@ static double run(const struct engine *e, struct requests *r, size_t batch)
     return median(us, n);
 }
 
-static void remember_best(struct requests *r, const struct engine *exact)
+static int best_first(const void *a, const void *b)
 {
-    size_t each = r->interests * K;
+    const struct hit *x = a, *y = b;
 
-    run(exact, r, 1);
-    for (size_t i = 0; i < REQUESTS; i++)
-        memcpy(r->best + i * each, r->query[i].hits, each * sizeof *r->best);
+    if (x->score != y->score)
+        return x->score > y->score ? -1 : 1;
+    return x->row < y->row ? -1 : x->row > y->row;
 }
 
-/* What the last run found of the best: both lists are sorted by score, equal ones by row, and
- * scores are the same to the bit, so one walk over both compares them. */
-static double recall(const struct requests *r)
+/* The answer of a query, whose lists are joined where the index has not: room for K. */
+static size_t answer(const struct index_query *q, struct hit *out)
 {
-    size_t both = 0, lists = REQUESTS * r->interests;
+    size_t lists = q->joined ? 1 : (size_t)q->n_interests, all = 0, n = 0;
+    struct hit *hits = xmalloc(lists * K * sizeof *hits);
 
     for (size_t l = 0; l < lists; l++) {
-        const struct index_query *q = &r->query[l / r->interests];
-        const struct hit *mine = q->hits + l % r->interests * K, *best = r->best + l * K;
-        size_t found = q->found[l % r->interests];
+        memcpy(hits + all, q->hits + l * K, q->found[l] * sizeof *hits);
+        all += q->found[l];
+    }
+    qsort(hits, all, sizeof *hits, best_first);
+    for (size_t i = 0; i < all && n < K; i++) {
+        bool again = false;
 
-        for (size_t a = 0, b = 0; a < found && b < K;) {
+        for (size_t j = 0; j < n && !again; j++)
+            again = out[j].row == hits[i].row;
+        if (!again)
+            out[n++] = hits[i];
+    }
+    free(hits);
+    return n;
+}
+
+static void remember_best(struct requests *r, const struct engine *exact)
+{
+    run(exact, r, 1);
+    for (size_t i = 0; i < REQUESTS; i++)
+        r->n_best[i] = answer(&r->query[i], r->best + i * K);
+}
+
+/* What the last run found of the best: answers are sorted by score, equal ones by row, and scores
+ * are the same to the bit, so one walk over both compares them. */
+static double recall(const struct requests *r)
+{
+    size_t both = 0, all = 0;
+
+    for (size_t i = 0; i < REQUESTS; i++) {
+        const struct hit *best = r->best + i * K;
+        struct hit mine[K];
+        size_t found = answer(&r->query[i], mine);
+
+        for (size_t a = 0, b = 0; a < found && b < r->n_best[i]; b++) {
             bool same = mine[a].row == best[b].row;
 
             both += same;
             a += same;
-            b++;
         }
+        all += r->n_best[i];
     }
-    return (double)both / (double)(lists * K);
+    return (double)both / (double)all;
 }
 
 /* ---- engines ------------------------------------------------------------------------ */
@@ -411,11 +447,10 @@ static struct FaissIndex_H *open_faiss(const char *path)
     return faiss;
 }
 
-/* The least effort that is enough, to a sixteenth. It starts where the engine finds K rows by
- * itself: below that every row is scored instead. */
+/* The least effort that is enough, to a sixteenth. */
 static void tune(struct engine *e, struct requests *r)
 {
-    e->effort = e->name[0] == 'H' ? K / 4 : (int)sqrt((double)e->v->rows) / 8;
+    e->effort = e->name[0] != 'I' ? K / 8 : (int)sqrt((double)e->v->rows) / 8;
     while (run(e, r, 1), (e->found = recall(r)) < RECALL && e->effort < EFFORT_MAX)
         e->effort += e->effort / 16 + 1;
 }
@@ -433,9 +468,7 @@ static void open_engines(struct engine *engines, const struct vectors *v, const 
     remember_best(r, &engines[0]);
     tune(&engines[1], r);
     tune(&engines[2], r);
-    engines[3].effort = engines[1].effort;
-    run(&engines[3], r, 1);
-    engines[3].found = recall(r);
+    tune(&engines[3], r);
     free(graph_path);
     free(lists_path);
 }

@@ -78,7 +78,7 @@ def section(source, found):
         "## Exact or graph, by size of the catalogue",
         page.paragraph(
             f"CPU time of the search for one request, in microseconds, on {page.machine()}: the four "
-            f"interests that the model makes of real users ({source.title}), 200 rows for each. Larger "
+            f"interests that the model makes of real users ({source.title}), the 200 best rows over all. Larger "
             "catalogues than the real one are drawn from its vectors, each moved among its neighbours. "
             "Graph and lists at the least effort that finds 98 % of the exact answer; in brackets, how "
             f"many times exact search they cost; a batch of eight changes that by {batch_effect(found):.0f} % "

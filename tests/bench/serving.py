@@ -13,6 +13,7 @@ left the machine alone: CPU time stands a busy machine, requests a second and la
 import argparse
 import collections
 import contextlib
+import os
 import statistics
 import subprocess
 
@@ -58,8 +59,8 @@ def load(port, pid, requests, **options):
 
 @contextlib.contextmanager
 def bare(size):
-    """(port, pid) of the server that answers with as many bytes, on as many event threads."""
-    with subprocess.Popen([rig.BIN / "bench/bare", "2", str(size)], stdout=subprocess.PIPE,
+    """(port, pid) of the server that answers with as many bytes, on an event thread for each core."""
+    with subprocess.Popen([rig.BIN / "bench/bare", str(os.cpu_count()), str(size)], stdout=subprocess.PIPE,
                           text=True) as server:
         try:
             yield int(server.stdout.readline()), server.pid

@@ -517,6 +517,36 @@ static void very_large_and_very_small_numbers_are_exact_too(void **state)
     }
 }
 
+/* Products near the least number there is, and bounds that are among those. */
+static void products_that_vanish_are_exact_too(void **state)
+{
+    static const struct {
+        size_t rows, dim;
+        int interests;
+        size_t k;
+        float row, interest;
+    } shapes[] = {{1652, 12, 64, 3, 1e29f, 1e-45f}, {85, 16, 5, 2, 1e-11f, 1e-34f}};
+
+    (void)state;
+    for (size_t round = 0; round < 120; round++) {
+        size_t shape = round % 8 == 0 ? 0 : 1, dim = shapes[shape].dim, rows = shapes[shape].rows;
+        int n = shapes[shape].interests;
+        struct vectors v = random_vectors(rows, dim);
+        float *interests = interests_near(&v, n, 0.5f);
+        struct index *ix;
+
+        for (size_t j = 0; j < rows * dim; j++)
+            row_of(&v, 0)[j] *= shapes[shape].row;
+        for (size_t j = 0; j < (size_t)n * dim; j++)
+            interests[j] *= shapes[shape].interest;
+        ix = open_exact(&v, 0, (uint32_t)rows, 1);
+        assert_equals_brute(ix, &v, 0, (uint32_t)rows, interests, n, shapes[shape].k, NULL);
+        index_free(ix);
+        free(interests);
+        free_vectors(&v);
+    }
+}
+
 /* Near the largest numbers, rows of which some are a millionth of others: nothing on the way to a
  * small row's score may overflow. */
 static void a_huge_interest_among_uneven_rows_is_exact_too(void **state)
@@ -663,7 +693,7 @@ static void the_bounds_of_a_screen_hold_the_final_score(void **state)
 /* The interests of a screening's group together, the last place filled with the first interest. */
 static struct screen_joint join_screening(struct screening *s, size_t dim)
 {
-    struct screen_joint j = {&s->group, 1, 0, 0};
+    struct screen_joint j = {&s->group, 1, TILE_INTERESTS, 0, 0};
 
     screen_pack(&s->group, 3, s->interests, dim);
     memcpy(s->interests + 3 * dim, s->interests, dim * sizeof *s->interests);
@@ -1990,6 +2020,7 @@ int main(void)
         cmocka_unit_test(rows_that_all_score_the_same_come_in_order),
         cmocka_unit_test(nearly_equal_scores_are_told_apart),
         cmocka_unit_test(very_large_and_very_small_numbers_are_exact_too),
+        cmocka_unit_test(products_that_vanish_are_exact_too),
         cmocka_unit_test(a_huge_interest_among_uneven_rows_is_exact_too),
         cmocka_unit_test(an_interest_that_is_not_finite_finds_nothing),
         cmocka_unit_test(a_passed_deadline_ends_the_search_and_is_told),

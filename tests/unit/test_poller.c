@@ -64,13 +64,18 @@ static struct waiters *waiters_start(int n)
     return w;
 }
 
-static void waiters_stop(struct waiters *w)
+static void waiters_end(struct waiters *w)
 {
     atomic_store(&w->stop, true);
     poller_close(w->poller);
     for (int i = 0; i < w->n; i++)
         pthread_join(w->threads[i], NULL);
     poller_free(w->poller);
+}
+
+static void waiters_stop(struct waiters *w)
+{
+    waiters_end(w);
     free(w);
 }
 
@@ -160,6 +165,54 @@ static void another_waiter_serves_while_one_is_inside_a_source(void **state)
     close(quick.fd);
 }
 
+static void an_event_does_not_wait_in_the_hands_of_a_busy_thread(void **state)
+{
+    struct err err = ERR_INIT;
+    struct waiters w = {.poller = poller_new(&err), .n = 2};
+    struct counted slow = {.fd = -1, .hold = true}, quick = {.fd = -1};
+
+    (void)state;
+    assert_non_null(w.poller);
+    watched(w.poller, &slow);
+    watched(w.poller, &quick);
+    raise_fd(slow.fd); /* both are there before anybody waits */
+    raise_fd(quick.fd);
+    for (int i = 0; i < w.n; i++)
+        assert_int_equal(pthread_create(&w.threads[i], NULL, wait_on, &w), 0);
+    wait_for(&slow.runs, 1);
+    wait_for(&quick.runs, 1);
+    assert_int_equal(slow.inside, 1);
+    atomic_store(&slow.hold, false);
+    waiters_end(&w);
+    close(slow.fd);
+    close(quick.fd);
+}
+
+static struct poll_source *eager;
+
+static void call_again(void *arg)
+{
+    atomic_fetch_add((atomic_int *)arg, 1);
+    poll_source_run(eager);
+}
+
+static void a_source_that_is_called_all_the_time_lets_its_thread_go(void **state)
+{
+    struct err err = ERR_INIT;
+    struct poller *p = poller_new(&err);
+    atomic_int runs = 0;
+    int before;
+
+    (void)state;
+    eager = poller_add(p, call_again, &runs);
+    poll_source_run(eager);
+    before = runs;
+    assert_true(before > 0);
+    poller_wait(p, -1); /* and is called on, by whoever waits next */
+    assert_true(runs > before);
+    poller_free(p);
+}
+
 static void a_run_while_another_is_inside_is_made_up_for(void **state)
 {
     struct waiters *w = waiters_start(1);
@@ -213,6 +266,21 @@ static void a_kick_from_a_thread_that_waits_is_done_when_it_says_so(void **state
     poller_wait(p, -1); /* returns: it had something to do */
     assert_int_equal(c.runs, 2);
     poller_free(p);
+}
+
+static void a_kick_is_passed_on_by_a_thread_that_has_other_work(void **state)
+{
+    struct waiters *w = waiters_start(1);
+    struct counted c = {.fd = -1};
+    struct poll_source *s = poller_add(w->poller, count_run, &c);
+
+    (void)state;
+    poller_wait(w->poller, 0);
+    poll_source_kick(s);
+    poller_pass_on(w->poller);
+    assert_false(poller_run_due(w->poller));
+    wait_for(&c.runs, 1);
+    waiters_stop(w);
 }
 
 static void a_wake_returns_one_that_waits_now_or_next(void **state)
@@ -283,9 +351,12 @@ int main(void)
         cmocka_unit_test(a_descriptor_that_becomes_readable_runs_its_source),
         cmocka_unit_test(one_thread_at_a_time_runs_a_source_and_misses_nothing),
         cmocka_unit_test(another_waiter_serves_while_one_is_inside_a_source),
+        cmocka_unit_test(an_event_does_not_wait_in_the_hands_of_a_busy_thread),
+        cmocka_unit_test(a_source_that_is_called_all_the_time_lets_its_thread_go),
         cmocka_unit_test(a_run_while_another_is_inside_is_made_up_for),
         cmocka_unit_test(a_kick_from_outside_is_done_by_one_that_waits),
         cmocka_unit_test(a_kick_from_a_thread_that_waits_is_done_when_it_says_so),
+        cmocka_unit_test(a_kick_is_passed_on_by_a_thread_that_has_other_work),
         cmocka_unit_test(a_wake_returns_one_that_waits_now_or_next),
         cmocka_unit_test(a_removed_source_is_left_alone_and_its_place_used_again),
         cmocka_unit_test(a_descriptor_that_cannot_be_watched_is_an_error),

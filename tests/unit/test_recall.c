@@ -443,7 +443,11 @@ static void an_index_without_effort_gives_the_full_answer_until_interests_are_cu
         assert_true(same_picks(c, full));
         drop_call(c);
     }
+    for (int level = 1; level < EFFORT_LEVELS; level++) /* searched together they take no less */
+        drop_call(eased(f, "small@1", level, two_items, 0));
+    f->config->recall.merge = MERGE_QUOTA;
     cut = eased(f, "small@1", EFFORT_LEVELS - 1, two_items, 1u << DEGRADED_INTERESTS_CUT);
+    f->config->recall.merge = MERGE_MAX;
     assert_int_equal(cut->n_live, 2);
     assert_int_equal(cut->live[0], full->live[0]);
     assert_int_equal(cut->live[1], full->live[1]);
