@@ -207,6 +207,10 @@ void poller_free(struct poller *p)
 {
     if (p == NULL)
         return;
+    if (mine == p) { /* the next one may have its address */
+        mine = NULL;
+        due = false;
+    }
     for (struct poll_source *s = p->sources, *next; s != NULL; s = next) {
         next = s->next;
         free(s);

@@ -270,7 +270,7 @@ def report(where, graph, exact):
         page.paragraph(
             "Reading a request and refusing it costs some 20 µs, most of it the kernel's. Where an answer costs little "
             "more than ten times that, as with the exact engine here, refusing four of five takes a third of the "
-            "core; fewer interests make up for it."),
+            "core."),
         page.paragraph(
             f"In the minute of twice the capacity the level changed {twice.changes()} times once it had settled (3 s). "
             f"Full effort was back {twice.restored_after()} after its end, and {five.restored_after()} after the end of "
