@@ -177,6 +177,25 @@ void buf_f64(struct buf *b, double v);
 void buf_json(struct buf *b, const char *s, size_t len);
 /* True when `s` as a JSON string is `s` between quotes. */
 bool json_plain(const char *s, size_t len);
+
+/* JSON that is read where it stands: what is left of it. */
+struct json_text {
+    const char *p, *end;
+};
+static inline void json_blanks(struct json_text *t)
+{
+    while (t->p < t->end && (*t->p == ' ' || *t->p == '\t' || *t->p == '\n' || *t->p == '\r'))
+        t->p++;
+}
+/* Skips blanks, then takes `c` if it comes next. */
+static inline bool json_take(struct json_text *t, char c)
+{
+    json_blanks(t);
+    if (t->p == t->end || *t->p != c)
+        return false;
+    t->p++;
+    return true;
+}
 const char *buf_cstr(struct buf *b);
 void buf_clear(struct buf *b); /* frees */
 

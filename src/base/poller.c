@@ -29,7 +29,7 @@ struct poll_source {
 
 struct poller {
     int epoll, wake, closed;
-    pthread_mutex_t lock;                  /* of adding and removing */
+    pthread_mutex_t lock;                  /* of adding */
     _Atomic(struct poll_source *) sources; /* it only grows: a thread may hold an old event */
 };
 

@@ -6,40 +6,20 @@
 #define FIELDS_MAX 8
 #define DIGITS_MAX 18 /* fit 64 bits */
 
-struct scan {
-    const char *p, *end;
-};
-
-static void skip_blanks(struct scan *s)
-{
-    while (s->p < s->end && (*s->p == ' ' || *s->p == '\t' || *s->p == '\n' || *s->p == '\r'))
-        s->p++;
-}
-
-/* After blanks. */
-static bool take_char(struct scan *s, char c)
-{
-    skip_blanks(s);
-    if (s->p == s->end || *s->p != c)
-        return false;
-    s->p++;
-    return true;
-}
-
-static bool take_string(struct scan *s, struct str *out)
+static bool take_string(struct json_text *s, struct str *out)
 {
     const char *start;
 
-    if (!take_char(s, '"'))
+    if (!json_take(s, '"'))
         return false;
     for (start = s->p; s->p < s->end && *s->p != '"'; s->p++)
         if (*s->p < ' ' || *s->p > '~' || *s->p == '\\')
             return false;
     *out = (struct str){start, (size_t)(s->p - start)};
-    return take_char(s, '"');
+    return json_take(s, '"');
 }
 
-static size_t skip_digits(struct scan *s)
+static size_t skip_digits(struct json_text *s)
 {
     const char *start = s->p;
 
@@ -50,7 +30,7 @@ static size_t skip_digits(struct scan *s)
 
 /* Without an exponent. Its text is the integer's decimal text, unless it is none: then it is
  * NULL. */
-static bool take_number(struct scan *s, struct str *out)
+static bool take_number(struct json_text *s, struct str *out)
 {
     const char *start = s->p, *first;
     size_t n;
@@ -70,9 +50,9 @@ static bool take_number(struct scan *s, struct str *out)
     return n > 0 && n <= DIGITS_MAX;
 }
 
-static bool take_value(struct scan *s, struct str *out)
+static bool take_value(struct json_text *s, struct str *out)
 {
-    skip_blanks(s);
+    json_blanks(s);
     return s->p < s->end && *s->p == '"' ? take_string(s, out) : take_number(s, out);
 }
 
@@ -82,9 +62,9 @@ static bool same(struct str a, struct str b)
 }
 
 /* One field, whose name is none of those before it. */
-static bool take_field(struct scan *s, struct str *names, size_t n, struct str *value)
+static bool take_field(struct json_text *s, struct str *names, size_t n, struct str *value)
 {
-    if (n == FIELDS_MAX || !take_string(s, &names[n]) || !take_char(s, ':') ||
+    if (n == FIELDS_MAX || !take_string(s, &names[n]) || !json_take(s, ':') ||
         !take_value(s, value))
         return false;
     for (size_t i = 0; i < n; i++)
@@ -95,21 +75,21 @@ static bool take_field(struct scan *s, struct str *names, size_t n, struct str *
 
 bool flat_field(struct str field, struct str element, struct str *id)
 {
-    struct scan s = {element.p, element.p + element.len};
+    struct json_text s = {element.p, element.p + element.len};
     struct str names[FIELDS_MAX], value, found = {NULL, 0};
     size_t n = 0;
 
-    if (!take_char(&s, '{'))
+    if (!json_take(&s, '{'))
         return false;
     do {
         if (!take_field(&s, names, n, &value))
             return false;
         if (same(names[n++], field))
             found = value;
-    } while (take_char(&s, ','));
-    if (found.p == NULL || !take_char(&s, '}'))
+    } while (json_take(&s, ','));
+    if (found.p == NULL || !json_take(&s, '}'))
         return false;
-    skip_blanks(&s);
+    json_blanks(&s);
     *id = found;
     return s.p == s.end;
 }

@@ -10,27 +10,11 @@ static int bad(struct err *err, const char *why)
 
 /* ---- JSON, one value after the other --------------------------------------------------- */
 
-static void blanks(struct scan_line *s)
-{
-    while (s->p < s->end && (*s->p == ' ' || *s->p == '\t' || *s->p == '\r' || *s->p == '\n'))
-        s->p++;
-}
-
-/* Skips blanks, then takes `c` if it comes next. */
-static bool take(struct scan_line *s, char c)
-{
-    blanks(s);
-    if (s->p == s->end || *s->p != c)
-        return false;
-    s->p++;
-    return true;
-}
-
-static bool take_string(struct scan_line *s, struct raw *out)
+static bool take_string(struct json_text *s, struct raw *out)
 {
     const char *p;
 
-    if (!take(s, '"'))
+    if (!json_take(s, '"'))
         return false;
     *out = (struct raw){s->p, 0, false};
     for (p = s->p; p < s->end && *p != '"'; p++)
@@ -52,9 +36,9 @@ static bool ends_word(char c)
 }
 
 /* A number, true, false or null: what stands there is the caller's to judge. */
-static bool take_word(struct scan_line *s, struct str *out)
+static bool take_word(struct json_text *s, struct str *out)
 {
-    blanks(s);
+    json_blanks(s);
     out->p = s->p;
     while (s->p < s->end && !ends_word(*s->p))
         s->p++;
@@ -63,12 +47,12 @@ static bool take_word(struct scan_line *s, struct str *out)
 }
 
 /* An array or object, to its closing bracket; *out has the brackets too. */
-static bool take_nested(struct scan_line *s, struct str *out)
+static bool take_nested(struct json_text *s, struct str *out)
 {
     int depth = 0;
     struct raw string;
 
-    blanks(s);
+    json_blanks(s);
     out->p = s->p;
     while (s->p < s->end) {
         char c = *s->p;
@@ -87,12 +71,12 @@ static bool take_nested(struct scan_line *s, struct str *out)
     return depth == 0 && out->len >= 2;
 }
 
-static bool skip_value(struct scan_line *s)
+static bool skip_value(struct json_text *s)
 {
     struct raw string;
     struct str other;
 
-    blanks(s);
+    json_blanks(s);
     if (s->p == s->end)
         return false;
     if (*s->p == '"')
@@ -101,13 +85,13 @@ static bool skip_value(struct scan_line *s)
 }
 
 /* The next name of an object, with its colon. 1, 0 behind the object, -1 */
-static int take_name(struct scan_line *s, bool first, struct raw *name)
+static int take_name(struct json_text *s, bool first, struct raw *name)
 {
-    if (take(s, '}'))
+    if (json_take(s, '}'))
         return 0;
-    if (!first && !take(s, ','))
+    if (!first && !json_take(s, ','))
         return -1;
-    return take_string(s, name) && take(s, ':') ? 1 : -1;
+    return take_string(s, name) && json_take(s, ':') ? 1 : -1;
 }
 
 static bool is(struct raw name, const char *word)
@@ -115,7 +99,7 @@ static bool is(struct raw name, const char *word)
     return name.len == strlen(word) && memcmp(name.p, word, name.len) == 0;
 }
 
-static bool take_i64(struct scan_line *s, int64_t *out)
+static bool take_i64(struct json_text *s, int64_t *out)
 {
     struct str word;
 
@@ -123,12 +107,12 @@ static bool take_i64(struct scan_line *s, int64_t *out)
 }
 
 /* Milliseconds since 1970, to the end of the year 9999. */
-static bool take_time(struct scan_line *s, int64_t *out)
+static bool take_time(struct json_text *s, int64_t *out)
 {
     return take_i64(s, out) && *out >= 0 && *out <= 253402300799999;
 }
 
-static bool take_bool(struct scan_line *s, bool *out)
+static bool take_bool(struct json_text *s, bool *out)
 {
     struct str word;
 
@@ -139,9 +123,9 @@ static bool take_bool(struct scan_line *s, bool *out)
            (word.len == 5 && memcmp(word.p, "false", 5) == 0);
 }
 
-static bool ends_well(struct scan_line *s)
+static bool ends_well(struct json_text *s)
 {
-    blanks(s);
+    json_blanks(s);
     return s->p == s->end;
 }
 
@@ -267,11 +251,11 @@ enum {
 
 static bool check_arms(struct str arms)
 {
-    struct scan_line s = {arms.p, arms.p + arms.len};
+    struct json_text s = {arms.p, arms.p + arms.len};
     struct raw name;
     int more;
 
-    if (!take(&s, '{'))
+    if (!json_take(&s, '{'))
         return false;
     for (bool first = true; (more = take_name(&s, first, &name)) == 1; first = false)
         if (!take_string(&s, &name))
@@ -281,18 +265,18 @@ static bool check_arms(struct str arms)
 
 bool scan_arm(struct str *at, struct raw *layer, struct raw *arm)
 {
-    struct scan_line s = {at->p, at->p + at->len};
+    struct json_text s = {at->p, at->p + at->len};
     bool more;
 
-    if (!take(&s, '{'))
-        (void)take(&s, ',');
-    more = take_string(&s, layer) && take(&s, ':') && take_string(&s, arm);
+    if (!json_take(&s, '{'))
+        (void)json_take(&s, ',');
+    more = take_string(&s, layer) && json_take(&s, ':') && take_string(&s, arm);
     *at = (struct str){s.p, (size_t)(s.end - s.p)};
     return more;
 }
 
 /* One field of the head; false when its value is not what it must be. */
-static bool served_field(struct scan_served *out, struct scan_line *s, struct raw name, int *has)
+static bool served_field(struct scan_served *out, struct json_text *s, struct raw name, int *has)
 {
     struct str word;
     int64_t v;
@@ -379,12 +363,12 @@ static bool closed(const char *line, size_t len)
 
 int scan_served(const char *line, size_t len, struct scan_served *out, struct err *err)
 {
-    struct scan_line s = {line, line + len};
+    struct json_text s = {line, line + len};
     struct raw name;
     int has = 0, more = -1;
 
     *out = (struct scan_served){.sample = 1};
-    if (!take(&s, '{'))
+    if (!json_take(&s, '{'))
         return bad(err, "is not a JSON object");
     if (!closed(line, len))
         return bad(err, "the JSON object is cut off");
@@ -395,7 +379,7 @@ int scan_served(const char *line, size_t len, struct scan_served *out, struct er
         if (more != 1)
             break;
         if (is_list(name) && out->rest.p == NULL)
-            out->rest = (struct scan_line){before, s.end};
+            out->rest = (struct json_text){before, s.end};
         if (is_list(name) && has == HAS_ALL)
             return 0;
         if (!served_field(out, &s, name, &has))
@@ -407,21 +391,21 @@ int scan_served(const char *line, size_t len, struct scan_served *out, struct er
 }
 
 /* An array of strings, or of whole numbers; *out has the brackets too. */
-static bool take_list(struct scan_line *s, bool strings, struct str *out)
+static bool take_list(struct json_text *s, bool strings, struct str *out)
 {
     struct raw string;
     int64_t number;
 
-    blanks(s);
+    json_blanks(s);
     out->p = s->p;
-    if (!take(s, '['))
+    if (!json_take(s, '['))
         return false;
-    if (!take(s, ']')) {
+    if (!json_take(s, ']')) {
         do
             if (strings ? !take_string(s, &string) : !take_i64(s, &number))
                 return false;
-        while (take(s, ','));
-        if (!take(s, ']'))
+        while (json_take(s, ','));
+        if (!json_take(s, ']'))
             return false;
     }
     out->len = (size_t)(s->p - out->p);
@@ -429,11 +413,11 @@ static bool take_list(struct scan_line *s, bool strings, struct str *out)
 }
 
 /* Numbers between brackets, which nobody wants. */
-static bool skip_scores(struct scan_line *s)
+static bool skip_scores(struct json_text *s)
 {
     const char *close;
 
-    blanks(s);
+    json_blanks(s);
     close = memchr(s->p, ']', (size_t)(s->end - s->p));
     if (s->p == s->end || *s->p != '[' || close == NULL)
         return false;
@@ -443,7 +427,7 @@ static bool skip_scores(struct scan_line *s)
 
 int scan_served_lists(struct scan_served *s, struct err *err)
 {
-    struct scan_line at = s->rest;
+    struct json_text at = s->rest;
     struct raw name;
     int more = -1;
 
@@ -468,11 +452,11 @@ int scan_served_lists(struct scan_served *s, struct err *err)
 
 bool scan_item(struct str *at, struct raw *item)
 {
-    struct scan_line s = {at->p, at->p + at->len};
+    struct json_text s = {at->p, at->p + at->len};
     bool more;
 
-    if (!take(&s, '['))
-        (void)take(&s, ',');
+    if (!json_take(&s, '['))
+        (void)json_take(&s, ',');
     more = take_string(&s, item);
     *at = (struct str){s.p, (size_t)(s.end - s.p)};
     return more;
@@ -480,11 +464,11 @@ bool scan_item(struct str *at, struct raw *item)
 
 bool scan_number(struct str *at, int64_t *number)
 {
-    struct scan_line s = {at->p, at->p + at->len};
+    struct json_text s = {at->p, at->p + at->len};
     bool more;
 
-    if (!take(&s, '['))
-        (void)take(&s, ',');
+    if (!json_take(&s, '['))
+        (void)json_take(&s, ',');
     more = take_i64(&s, number);
     *at = (struct str){s.p, (size_t)(s.end - s.p)};
     return more;
@@ -492,7 +476,7 @@ bool scan_number(struct str *at, int64_t *number)
 
 /* ---- events ---------------------------------------------------------------------------- */
 
-static bool event_field(struct scan_event *out, struct scan_line *s, struct raw name, bool *kind)
+static bool event_field(struct scan_event *out, struct json_text *s, struct raw name, bool *kind)
 {
     struct raw word;
     int64_t v;
@@ -527,13 +511,13 @@ static bool event_field(struct scan_event *out, struct scan_line *s, struct raw 
 
 int scan_event(const char *line, size_t len, struct scan_event *out, struct err *err)
 {
-    struct scan_line s = {line, line + len};
+    struct json_text s = {line, line + len};
     struct raw name;
     bool kind = false;
     int more = -1;
 
     *out = (struct scan_event){.ts_ms = -1, .received_ms = -1, .position = -1};
-    if (!take(&s, '{'))
+    if (!json_take(&s, '{'))
         return bad(err, "is not a JSON object");
     for (bool first = true; (more = take_name(&s, first, &name)) == 1; first = false)
         if (!event_field(out, &s, name, &kind))

@@ -21,10 +21,6 @@ uint64_t raw_hash(struct raw r);
 /* The text itself, appended. */
 void raw_text(struct raw r, struct buf *out);
 
-struct scan_line {
-    const char *p, *end;
-};
-
 /* All of an answer but its lists; borrowed from the line. */
 struct scan_served {
     int64_t ts_ms, experiments;
@@ -33,7 +29,7 @@ struct scan_served {
     struct raw serve_id, request_id, user_id;
     struct str arms; /* an object of strings, checked: scan_arms cannot fail on it */
     struct str items, by;
-    struct scan_line rest; /* from the lists on */
+    struct json_text rest; /* from the lists on */
 };
 /* ERR_FORMAT with a reason. */
 int scan_served(const char *line, size_t len, struct scan_served *out, struct err *err) WARN_UNUSED;

@@ -594,29 +594,26 @@ static void search_tiles(struct batch *b, struct index_query *q, const enum way 
 }
 
 /* One query by the final scores of its rows. */
-static void search_rows(const struct batch *b, struct index_query *q)
+static void search_rows(const struct batch *b, struct index_query *q, bool joint)
 {
     const struct shard_range *all = &b->ix->all;
     struct top tops[INDEX_INTERESTS_MAX];
     const uint32_t *list = NULL;
     size_t n = all->rows;
 
+    if (q->filter != NULL)
+        list = filter_rows(q->filter, all->first_row, all->rows, &n);
+    if (joint) {
+        top_init(tops, b->keys, q->k, 0);
+        joint_gather(b->ix, q, tops, all->first_row, list, n);
+        joint_finish(b->ix, q, tops);
+        return;
+    }
     for (int j = 0; j < q->n_interests; j++)
         top_init(&tops[j], b->keys + (size_t)j * top_room(q->k),
                  wanted(q, q->interests + (size_t)j * b->ix->v.dim, b->ix->v.dim), 0);
-    if (q->filter != NULL)
-        list = filter_rows(q->filter, all->first_row, all->rows, &n);
     gather(&b->ix->v, q, tops, all->first_row, list, n);
     query_finish(q, tops);
-}
-
-static void search_rows_joint(const struct batch *b, struct index_query *q)
-{
-    struct top t;
-
-    top_init(&t, b->keys, q->k, 0);
-    joint_gather(b->ix, q, &t);
-    joint_finish(b->ix, q, &t);
 }
 
 static bool make_batch(struct batch *b, struct index_scratch *s, const struct index_query *q,
@@ -650,10 +647,8 @@ static void exact_search(const struct index *ix, struct index_scratch *s, struct
     }
     for (size_t i = 0; i < n; i++) {
         ways[i] = choose_way(ix, &q[i]);
-        if (ways[i] == ROWS_ALONE)
-            search_rows(&b, &q[i]);
-        else if (ways[i] == ROWS_JOINT)
-            search_rows_joint(&b, &q[i]);
+        if (ways[i] == ROWS_ALONE || ways[i] == ROWS_JOINT)
+            search_rows(&b, &q[i], ways[i] == ROWS_JOINT);
     }
     search_tiles(&b, q, ways, n);
 }

@@ -280,19 +280,6 @@ static void offer(const struct job *j, int interest, const int64_t *labels, size
 
 #define BLOCK 64 /* rows that are scored together */
 
-/* Scores n rows for all interests, and takes the best. */
-static void offer_block(const struct job *j, uint64_t *keys, size_t n)
-{
-    joint_score(j->ix, j->q, keys, n);
-    for (size_t i = 0; i < n; i++)
-        top_offer(j->tops, key_score(keys[i]), key_row(keys[i]));
-}
-
-static uint64_t unscored(const struct job *j, uint32_t row)
-{
-    return hit_order(0, joint_place(row - j->ix->all.first_row, 0));
-}
-
 static void offer_joint(const struct job *j, const int64_t *labels, size_t n)
 {
     uint64_t keys[BLOCK];
@@ -301,25 +288,13 @@ static void offer_joint(const struct job *j, const int64_t *labels, size_t n)
 
     for (size_t l = 0; l < n; l++) {
         if (accepts(j, labels[l], &row))
-            keys[m++] = unscored(j, row);
-        if (m == BLOCK || l + 1 == n) {
-            offer_block(j, keys, m);
-            m = 0;
-        }
-    }
-}
-
-static void gather_joint(const struct job *j)
-{
-    uint64_t keys[BLOCK];
-
-    for (size_t at = 0, n; at < j->available && !query_late(j->q); at += n) {
-        n = j->available - at < BLOCK ? j->available - at : BLOCK;
-        for (size_t i = 0; i < n; i++)
-            keys[i] = unscored(j, j->list != NULL
-                                      ? j->list[at + i]
-                                      : j->ix->shards[j->shard].first_row + (uint32_t)(at + i));
-        offer_block(j, keys, n);
+            keys[m++] = hit_order(0, joint_place(row - j->ix->all.first_row, 0));
+        if (m < BLOCK && l + 1 < n)
+            continue;
+        joint_score(j->ix, j->q, keys, m);
+        for (size_t i = 0; i < m; i++)
+            top_offer(j->tops, key_score(keys[i]), key_row(keys[i]));
+        m = 0;
     }
 }
 
@@ -402,10 +377,12 @@ static void offer_all(const struct job *j, const struct plan *p)
 
 static void gather_all(const struct job *j)
 {
+    uint32_t first = j->ix->shards[j->shard].first_row;
+
     if (j->joint)
-        gather_joint(j);
+        joint_gather(j->ix, j->q, j->tops, first, j->list, j->available);
     else
-        gather(&j->ix->v, j->q, j->tops, j->ix->shards[j->shard].first_row, j->list, j->available);
+        gather(&j->ix->v, j->q, j->tops, first, j->list, j->available);
 }
 
 /* Asks the index, and asks for more while some list has fewer rows than there are for it;

@@ -3,9 +3,11 @@
 
 #include "recalld/vec.h"
 
-/* Rows that are scored together; and that pass between two looks at the clock. */
+/* Rows that are scored together; that pass between two looks at the clock, and what they may take
+ * in products: a fraction of a millisecond. */
 #define BLOCK 64
 #define CHUNK (16 * BLOCK)
+#define CHUNK_PRODUCTS ((size_t)1 << 21)
 /* How close a floor is sought to the rows wanted: see floor_of. */
 #define CLOSE 16
 #define HALVINGS 24
@@ -81,9 +83,9 @@ void joint_score(const struct index *ix, const struct index_query *q, uint64_t *
     }
 }
 
-/* The rows from, from + 1, .. of all or, where there is one, of the list. */
-static void score_chunk(const struct index *ix, const struct index_query *q, const uint32_t *list,
-                        size_t from, size_t n, struct best *out)
+/* Rows first, first + 1, .. or, where there is one, those of the list. */
+static void score_chunk(const struct index *ix, const struct index_query *q, uint32_t first,
+                        const uint32_t *list, size_t n, struct best *out)
 {
     const float *rows[BLOCK];
 
@@ -91,7 +93,7 @@ static void score_chunk(const struct index *ix, const struct index_query *q, con
         size_t m = n - at < BLOCK ? n - at : BLOCK;
 
         for (size_t i = 0; i < m; i++) {
-            size_t nth = from + at + i, row = list != NULL ? list[nth] : ix->all.first_row + nth;
+            size_t row = list != NULL ? list[at + i] : first + at + i;
 
             rows[i] = ix->v.data + row * ix->v.dim;
             if (list != NULL)
@@ -161,10 +163,9 @@ static float floor_of(const float *scores, size_t n, size_t k, float low)
     return low;
 }
 
-/* Adds those of a chunk that reach the floor; the places of their rows are from, from + 1, ... or
- * in the list. */
-static void add_chunk(struct top *t, const struct best *b, size_t n, const uint32_t *list,
-                      uint32_t first_row, size_t from)
+/* Adds those of a chunk that reach the floor. */
+static void add_chunk(const struct index *ix, struct top *t, const struct best *b, size_t n,
+                      uint32_t first, const uint32_t *list)
 {
     uint16_t good[CHUNK];
     size_t n_good = 0;
@@ -179,24 +180,32 @@ static void add_chunk(struct top *t, const struct best *b, size_t n, const uint3
         if (top_full(t))
             top_cut(t);
         t->keys[t->n++] =
-            key_of(b, i, list != NULL ? list[from + i] - first_row : (uint32_t)(from + i));
+            key_of(b, i, (list != NULL ? list[i] : first + (uint32_t)i) - ix->all.first_row);
     }
 }
 
-void joint_gather(const struct index *ix, struct index_query *q, struct top *t)
+/* Between two looks at the clock. */
+static size_t chunk_rows(const struct index *ix, const struct index_query *q)
 {
-    const uint32_t *list = NULL;
-    size_t n = ix->all.rows;
+    size_t n = CHUNK_PRODUCTS / ((size_t)q->n_interests * ix->v.dim);
+
+    return n < BLOCK ? BLOCK : n < CHUNK ? n : CHUNK;
+}
+
+void joint_gather(const struct index *ix, struct index_query *q, struct top *t, uint32_t first,
+                  const uint32_t *list, size_t n)
+{
+    size_t step = chunk_rows(ix, q);
     struct best best;
 
-    if (q->filter != NULL)
-        list = filter_rows(q->filter, ix->all.first_row, ix->all.rows, &n);
-    for (size_t from = 0; t->k > 0 && from < n && !query_late(q); from += CHUNK) {
-        size_t m = n - from < CHUNK ? n - from : CHUNK;
+    for (size_t from = 0; t->k > 0 && from < n && !query_late(q); from += step) {
+        size_t m = n - from < step ? n - from : step;
+        const uint32_t *part = list != NULL ? list + from : NULL;
+        uint32_t at = first + (uint32_t)from;
 
-        score_chunk(ix, q, list, from, m, &best);
+        score_chunk(ix, q, at, part, m, &best);
         t->floor = floor_of(best.score, m, t->k, t->floor);
-        add_chunk(t, &best, m, list, ix->all.first_row, from);
+        add_chunk(ix, t, &best, m, at, part);
     }
 }
 

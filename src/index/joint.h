@@ -24,9 +24,11 @@ static inline uint32_t joint_nth_row(uint64_t key)
 /* Turns n entries of rows into entries of their final scores. All must be finite: see
  * joint_gather. */
 void joint_score(const struct index *ix, const struct index_query *q, uint64_t *keys, size_t n);
-/* Offers all rows of the index, or those of q's filter, with their final scores. No product on the
- * way to a score may overflow: then no score is NaN. */
-void joint_gather(const struct index *ix, struct index_query *q, struct top *t);
+/* As gather() does for a top of each interest: offers rows first .. first + n - 1 or, when `list`
+ * is not NULL, list[0] .. list[n - 1], with final scores. No product on the way to a score may
+ * overflow: then no score is NaN. */
+void joint_gather(const struct index *ix, struct index_query *q, struct top *t, uint32_t first,
+                  const uint32_t *list, size_t n);
 /* Answers q with the best of t: final scores. */
 void joint_finish(const struct index *ix, struct index_query *q, struct top *t);
 

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "random_fixture.h"
 #include "recalld/index.h"
 #include "recalld/vec.h"
 
@@ -25,25 +26,6 @@
 #define EFFORT 60
 
 /* ---- a catalogue, its graphs, and users ------------------------------------------------ */
-
-static uint64_t seed = 7;
-
-static uint32_t any(uint32_t below)
-{
-    seed ^= seed << 13;
-    seed ^= seed >> 7;
-    seed ^= seed << 17;
-    return (uint32_t)((seed >> 32) * below >> 32);
-}
-
-static float noise(void)
-{
-    float sum = 0;
-
-    for (int i = 0; i < 12; i++)
-        sum += (float)any(1 << 20) / (1 << 20);
-    return sum - 6;
-}
 
 static struct {
     float *items; /* (ROWS + 1, DIM): unit vectors in clusters */
@@ -88,6 +70,7 @@ static int set_up(void **state)
     struct err err = ERR_INIT;
 
     (void)state;
+    seed = 7;
     make_items();
     strcpy(cat.dir, "/tmp/recalld-together-XXXXXX");
     if (mkdtemp(cat.dir) == NULL)

@@ -12,6 +12,7 @@
 #include "../../src/index/faiss_extra.h"
 #include "../../src/index/graph.h"
 #include "../../src/index/screen.h"
+#include "random_fixture.h"
 #include "recalld/blas.h"
 #include "recalld/index.h"
 #include "recalld/vec.h"
@@ -25,26 +26,6 @@
 #include <unistd.h>
 
 /* ---- made-up data ------------------------------------------------------------------ */
-
-static uint64_t seed = 1;
-
-static uint32_t any(uint32_t below)
-{
-    seed ^= seed << 13;
-    seed ^= seed >> 7;
-    seed ^= seed << 17;
-    return (uint32_t)((seed >> 32) * below >> 32);
-}
-
-/* About normal, mean 0, deviation 1. */
-static float noise(void)
-{
-    float sum = 0;
-
-    for (int i = 0; i < 12; i++)
-        sum += (float)any(1 << 20) / (1 << 20);
-    return sum - 6;
-}
 
 static struct vectors new_vectors(size_t rows, size_t dim)
 {
